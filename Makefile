@@ -1,0 +1,36 @@
+# make run: a first result from a fresh clone.  make test: everything that is quick to check.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: run test check setup wheel-test clean
+
+run: setup
+	$(BIN)/python -m ablate
+
+setup: $(STAMP)
+
+# torch first and alone: whatever build of the pinned version the machine offers (CPU or CUDA)
+# is taken, and nothing that follows can replace it
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+# builds a wheel, installs it into an empty environment and uses it in an empty directory
+wheel-test: setup
+	PYTHON=$(BIN)/python bash tests/wheel.sh
+
+clean:
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

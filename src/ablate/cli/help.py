@@ -1,0 +1,81 @@
+"""`ablate --help`: what it does, the factors with their levels, three examples."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from ablate.cli.main import COMMANDS
+from ablate.config.levels import level_names, level_summary
+
+FACTORS = {
+    "objective": "what the policy is trained to minimise",
+    "num_responses": "K, the responses per prompt that enter the loss",
+    "reward": "what training sees of the responses' quality",
+    "base_model": "the model before preference training",
+    "dataset": "prompts, responses and demonstrations",
+    "collection": "how often responses are refreshed",
+    "judge": "who scores labels and evaluation",
+    "evaluation": "which held-out prompts are answered, and how",
+    "training": "optimiser, batches, checkpoints",
+    "tracker": "where step metrics are mirrored",
+}
+
+EXAMPLES = [
+    ("ablate", "one run with the defaults: a first result in minutes"),
+    ("ablate objective=simpo num_responses=4 objective.beta=2.5", "one level, one setting"),
+    (
+        "ablate objective=dpo,simpo,rpo_bwd num_responses=2,4 seed=0,1 -m",
+        "a sweep: twelve runs, one table",
+    ),
+]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the help; always 0."""
+    console = Console()
+    console.print(
+        "[bold]ablate[/] — ablation studies of preference optimisation (arXiv 2502.00203)"
+    )
+    console.print("\nusage: ablate \\[factor=level …] \\[setting=value …] \\[-m]")
+    console.print("       ablate SUBCOMMAND …\n")
+    console.print("[bold]examples[/]")
+    for command, meaning in EXAMPLES:
+        console.print(f"  {command}", highlight=False)
+        console.print(f"      [dim]{meaning}[/]", highlight=False)
+    console.print("\n[bold]subcommands[/] (only as the first word)")
+    table = _grid()
+    for name, (_, meaning) in COMMANDS.items():
+        table.add_row(f"  {name}", meaning)
+    console.print(table)
+    console.print("\n[bold]flags[/] (anywhere)")
+    table = _grid()
+    for flag, meaning in (
+        ("-m, --multirun", "run every combination of comma-separated alternatives"),
+        ("--cfg job", "print the composed configuration and stop (--resolve, --package NODE)"),
+        ("-cd, --config-dir DIR", "a folder with levels of your own, laid out like conf/"),
+        ("-sc install=bash", 'shell completion: eval "$(ablate -sc install=bash)"'),
+        ("--version", "the version"),
+    ):
+        table.add_row(f"  {flag}", meaning)
+    console.print(table)
+    console.print("\n[bold]factors and their levels[/]")
+    for factor, meaning in FACTORS.items():
+        console.print(f"\n  [bold]{factor}[/]  [dim]{meaning}[/]", highlight=False)
+        table = _grid()
+        for level in level_names(factor):
+            table.add_row(f"    {level}", level_summary(factor, level))
+        console.print(table)
+    console.print(
+        "\nEvery setting of a level can be given as factor.setting=value; "
+        "`ablate --cfg job` shows them all.\n"
+        "seed=3 chooses the seed; force=true trains again; results_dir=DIR chooses the store."
+    )
+    return 0
+
+
+def _grid() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, min_width=24)
+    table.add_column(style="dim")
+    return table

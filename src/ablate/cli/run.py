@@ -1,0 +1,151 @@
+"""A run or a sweep: flags and overrides anywhere on the line, composed by Hydra."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ablate import __version__
+from ablate.cli.main import COMMANDS
+from ablate.config import legality
+from ablate.config.compose import CONFIG_NAME, compose, hydra_session, readable_errors
+from ablate.config.overrides import normalize
+from ablate.errors import ConfigError
+
+
+def parser() -> argparse.ArgumentParser:
+    """Flags with Hydra's names where they exist there."""
+    flags = argparse.ArgumentParser(prog="ablate", add_help=False, allow_abbrev=False)
+    flags.add_argument("overrides", nargs="*")
+    flags.add_argument("-h", "--help", action="store_true")
+    flags.add_argument("--version", action="store_true")
+    flags.add_argument("-m", "--multirun", action="store_true")
+    flags.add_argument("-cd", "--config-dir", action="append", default=[])
+    flags.add_argument("-c", "--cfg", choices=["job", "hydra", "all"])
+    flags.add_argument("-p", "--package")
+    flags.add_argument("--resolve", action="store_true")
+    flags.add_argument("-sc", "--shell-completion", action="store_true")
+    return flags
+
+
+def main(argv: Sequence[str]) -> int:
+    """Carries out a command line that is no subcommand; returns the exit code."""
+    args = _parse(argv)
+    if args.help:
+        from ablate.cli.help import main as show_help
+
+        return show_help([])
+    if args.version:
+        print(f"ablate {__version__}")
+        return 0
+    if args.shell_completion:
+        from ablate.cli.completion import complete_shell
+
+        return complete_shell(args.overrides)
+    for word in args.overrides:
+        _check_word(word)
+    words = normalize(args.overrides, args.config_dir)
+    if args.cfg is not None:
+        with hydra_session(args.config_dir) as hydra, readable_errors(args.config_dir):
+            hydra.show_cfg(
+                config_name=CONFIG_NAME,
+                overrides=words,
+                cfg_type=args.cfg,
+                package=args.package,
+                resolve=args.resolve,
+            )
+        return 0
+    if args.multirun:
+        return _sweep(words, args.config_dir)
+    if any(word.split("=", 1)[0].lstrip("+") == "sweep" for word in words):
+        raise ConfigError("a named sweep is several runs: add -m")
+    return _single(words, args.config_dir)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    flags = parser()
+
+    def refuse(message: str) -> Any:
+        raise ConfigError(f"{message} (see ablate --help)")
+
+    flags.error = refuse  # type: ignore[method-assign]
+    # intermixed: overrides may stand before and after flags
+    return flags.parse_intermixed_args(list(argv))
+
+
+def _check_word(word: str) -> None:
+    if "=" in word or word.startswith("~"):
+        return
+    if word in COMMANDS:
+        raise ConfigError(f"'{word}' is a subcommand and must be the first word")
+    known = ", ".join(COMMANDS)
+    raise ConfigError(
+        f"'{word}' is neither a subcommand ({known}) nor of the form factor=level or setting=value"
+    )
+
+
+def _single(words: list[str], config_dirs: list[str]) -> int:
+    from rich.console import Console
+
+    from ablate.stages.preflight import check_data
+    from ablate.store.layout import Layout, check_writable
+
+    run = compose(words, config_dirs)
+    legality.check(run)
+    check_data(run)
+    layout = Layout(_path(run.results_dir))
+    check_writable(layout, run.runtime.min_free_mb)
+
+    from ablate.cli.panel import show_outcome
+    from ablate.cli.progress import StageBars
+    from ablate.stages.complete import complete
+    from ablate.stages.graph import plan
+
+    console = Console()
+    planned = plan(run, layout)
+    quiet_libraries()
+    with StageBars(console) as bars:
+        outcome = complete(planned, layout, bars)
+    console.print()
+    show_outcome(console, outcome)
+    return 0
+
+
+def _sweep(words: list[str], config_dirs: list[str]) -> int:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    with hydra_session(config_dirs) as hydra, readable_errors(config_dirs):
+        # one parse for a clear message; composition of the arms is the sweeper's work
+        OverridesParser.create().parse_overrides(words)
+        quiet_libraries()
+        outcomes = hydra.multirun(
+            config_name=CONFIG_NAME,
+            task_function=_no_task,
+            overrides=words,
+            with_log_configuration=False,
+        )
+    return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
+
+
+def _no_task(config: Any) -> None:
+    raise AssertionError("launchers of ablate run frozen files, not composed configurations")
+
+
+def _path(text: str) -> Any:
+    from pathlib import Path
+
+    return Path(text).expanduser()
+
+
+def quiet_libraries() -> None:
+    """Keeps the console for our own progress: libraries speak up only when something is wrong."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DATASETS_VERBOSITY", "error")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    if not sys.warnoptions:
+        import warnings
+
+        warnings.simplefilter("ignore")

@@ -1,0 +1,124 @@
+"""`ablate show ID`: one run in full: result, settings, stages, provenance, some answers."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ablate.cli.panel import metrics_table
+from ablate.cli.store_words import split_words
+from ablate.errors import ConfigError
+from ablate.store import records
+from ablate.store.records import Record
+
+USAGE = "ablate show ID [--answers] [results_dir=DIR]"
+ANSWERS_SHOWN = 5
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints a record; `--answers` adds some answers (which takes pandas)."""
+    layout, words, flags = split_words(argv, USAGE)
+    unknown = flags - {"--answers"}
+    if len(words) != 1 or unknown:
+        raise ConfigError(f"show takes the id of one run, as `ablate ls` lists it (usage: {USAGE})")
+    record = records.find(layout, words[0])
+    console = Console()
+    console.print(f"[bold]{record.data['name']}[/]  {record.identity}", highlight=False)
+    console.print(f"status {record.data['status']}, revision {record.revision}, {record.path}\n")
+    console.print(metrics_table(record))
+    console.print("[dim]± 95 % over prompts: these checkpoints only[/]\n")
+    console.print(_facts(record))
+    console.print("\n[bold]stages[/]")
+    console.print(_stages(record))
+    console.print("\n[bold]settings[/]")
+    console.print(_settings(record.data["config"]))
+    if "--answers" in flags:
+        _answers(console, record)
+    else:
+        console.print("\n[dim]answers to read: add --answers[/]")
+    return 0
+
+
+def _grid() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _facts(record: Record) -> Table:
+    data = record.data
+    git = data["provenance"]["git"] or {}
+    versions = data["provenance"]["versions"]
+    commit = git.get("commit")
+    dirty = f", {len(git['dirty_files'])} files changed since" if git.get("dirty_files") else ""
+    reward = data["reward"]
+    table = _grid()
+    table.add_row("finished", f"{datetime.fromtimestamp(data['finished']):%Y-%m-%d %H:%M:%S}")
+    table.add_row("training reward", _reward(reward))
+    table.add_row("checkpoint", f"step {data['policy']['step']} of {data['policy']['checkpoints']}")
+    table.add_row("weights", f"sha256 {data['policy']['weights'][:16]}…")
+    table.add_row(
+        "tokens",
+        f"{data['tokens_trained']:,} trained, {data['tokens_generated']:,} generated in evaluation",
+    )
+    table.add_row("device seconds", f"{data['device_seconds']:.1f} (own stages)")
+    table.add_row(
+        "machine",
+        f"{data['provenance']['host']}, {data['provenance']['cpu']}, "
+        f"{data['machine']['device']}, {data['machine']['threads']} threads",
+    )
+    table.add_row("commit", f"{commit or 'not run from a checkout'}{dirty}")
+    table.add_row("versions", ", ".join(f"{k} {v}" for k, v in versions.items() if v))
+    table.add_row("tracker id", str(data["tracker_id"]))
+    return table
+
+
+def _reward(reward: dict[str, Any]) -> str:
+    parts = [reward["kind"], f"scale {reward['scale']:.4g}"]
+    if reward["pair_accuracy"] is not None:
+        parts.append(f"orders {100 * reward['pair_accuracy']:.1f} % of label pairs rightly")
+    if reward["correlation"] is not None:
+        parts.append(f"correlation with labels {reward['correlation']:.3f}")
+    return ", ".join(parts)
+
+
+def _stages(record: Record) -> Table:
+    table = _grid()
+    for role, stage in record.data["stages"].items():
+        seconds = stage["computed_seconds"]
+        took = "found in store" if seconds is None else f"{seconds:.1f} s"
+        table.add_row(f"  {role}", f"{stage['id'][:12]}  {took}")
+    return table
+
+
+def _settings(config: dict[str, Any], prefix: str = "  ") -> Table:
+    table = _grid()
+    for path, value in _flat(config):
+        table.add_row(f"{prefix}{path}", str(value))
+    return table
+
+
+def _flat(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in node.items():
+        rows += (
+            _flat(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else [(f"{prefix}{key}", value)]
+        )
+    return rows
+
+
+def _answers(console: Console, record: Record) -> None:
+    from ablate.store.tables import read_table
+
+    table = read_table(record.path / "eval.parquet")
+    for row in table[table["split"] == "test"].head(ANSWERS_SHOWN).itertuples():
+        console.print(f"\n[bold]{row.prompt}[/]", highlight=False)
+        console.print(
+            f"  SFT     {row.baseline_score:6.2f}  {row.baseline_response}", highlight=False
+        )
+        console.print(f"  policy  {row.judge_score:6.2f}  {row.response}", highlight=False)

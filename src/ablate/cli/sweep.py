@@ -1,0 +1,94 @@
+"""A local sweep from the command line: checks, plan, pool with a live line, table."""
+
+import os
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from ablate.config import legality
+from ablate.config.run import RunConfig
+from ablate.errors import ConfigError
+from ablate.launch.local import RunOutcome, State, default_workers, run_locally
+from ablate.launch.sweep import freeze, prepare
+from ablate.results import load
+from ablate.stages.complete import run_name
+from ablate.stages.preflight import check_data
+from ablate.store.layout import check_writable
+
+
+def sweep_locally(
+    runs: Sequence[RunConfig], arguments: list[str], workers: int | None
+) -> list[RunOutcome]:
+    """Runs a sweep on this machine and prints its table.
+
+    Raises:
+        ConfigError: an illegal combination in any arm, before anything runs.
+    """
+    console = Console()
+    for run in runs:
+        try:
+            legality.check(run)
+        except ConfigError as error:
+            where = f"{run.objective.name}, num_responses {run.num_responses.k}"
+            raise ConfigError(f"{error}\n(in the arm {where})") from None
+        check_data(run)
+    sweep = prepare(runs)
+    plans = list(sweep.plans.values())
+    check_writable(sweep.layout, runs[0].runtime.min_free_mb)
+    workers = workers or default_workers(plans)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    for identity, planned in sweep.plans.items():
+        run = planned.run
+        runtime = run.runtime.model_copy(update={"threads": run.runtime.threads or threads})
+        frozen = run.model_copy(update={"runtime": runtime})
+        sweep.plans[identity] = type(planned)(frozen, planned.evaluation)
+    freeze(sweep, arguments)
+    names = {identity: run_name(planned) for identity, planned in sweep.plans.items()}
+    console.print(
+        f"{len(sweep.plans)} runs, {workers} at a time with {threads} thread"
+        f"{'s' if threads > 1 else ''} each; sweep {sweep.name} in {sweep.folder}"
+    )
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        shown: set[str] = set()
+
+        def show(state: State) -> None:
+            for outcome in state.finished:
+                if outcome.identity not in shown:
+                    shown.add(outcome.identity)
+                    live.console.print(_line(outcome))
+            live.update(_status(state))
+
+        outcomes = run_locally(sweep, workers, names, show)
+    console.print()
+    from ablate.cli.table import show_table
+
+    good = [outcome.identity for outcome in outcomes if outcome.status != "failed"]
+    show_table(console, load(sweep.layout.root, good), outcomes)
+    return outcomes
+
+
+def _line(outcome: RunOutcome) -> Text:
+    style = {"done": "green", "stored": "dim", "diverged": "yellow", "failed": "red"}
+    word = {"stored": "in store"}.get(outcome.status, outcome.status)
+    return Text.assemble(
+        (f"{word:9}", style[outcome.status]), (f"{outcome.identity[:12]}  ", "dim"), outcome.name
+    )
+
+
+def _status(state: State) -> Text:
+    failed = sum(outcome.status == "failed" for outcome in state.finished)
+    done = len(state.finished) - failed
+    elapsed = time.monotonic() - state.started
+    left = ""
+    if 0 < state.jobs_done < state.jobs:
+        seconds = elapsed / state.jobs_done * (state.jobs - state.jobs_done)
+        left = (
+            f" · about {seconds / 60:.0f} min left" if seconds > 90 else f" · {seconds:.0f} s left"
+        )
+    running = ", ".join(state.running) or "starting"
+    return Text(
+        f"{done} of {state.runs} runs done, {failed} failed · {elapsed:.0f} s{left} · now: {running}"
+    )

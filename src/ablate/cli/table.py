@@ -1,0 +1,79 @@
+"""The table that ends a sweep on the screen, with notes on everything that qualifies it."""
+
+import math
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from ablate.analysis import Cell, cells, varied_settings
+from ablate.launch.local import RunOutcome
+
+METRICS = {
+    "reward/test": ("reward, test", "{:.3f}", 1.0),
+    "reward/ood": ("reward, ood", "{:.3f}", 1.0),
+    "win_rate/test": ("win rate, %", "{:.1f}", 100.0),
+    "kl/test": ("KL, nats", "{:.2f}", 1.0),
+    "length/test": ("length", "{:.1f}", 1.0),
+}
+
+
+def show_table(console: Console, frame: pd.DataFrame, outcomes: list[RunOutcome]) -> None:
+    """Prints cells with mean ± 95 % over seeds, and below it what a reader must know."""
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    if not frame.empty:
+        keys = varied_settings(frame)
+        metrics = [metric for metric in METRICS if metric in frame]
+        found = cells(frame, keys, metrics)
+        console.print(_render(found, keys, metrics))
+        for note in _notes(frame, found, metrics):
+            console.print(f"[dim]{note}[/]")
+    for outcome in failed:
+        console.print(f"[red]failed[/]  {outcome.name}: {outcome.reason}")
+        if outcome.log is not None:
+            console.print(f"        log {outcome.log}", style="dim")
+
+
+def _render(found: list[Cell], keys: list[str], metrics: list[str]) -> Table:
+    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for key in keys:
+        table.add_column(key.removeprefix("config."))
+    table.add_column("seeds", justify="right")
+    for metric in metrics:
+        table.add_column(METRICS[metric][0], justify="right")
+    if any(cell.diverged for cell in found):
+        table.add_column("diverged", justify="right")
+    for cell in found:
+        values = []
+        for metric in metrics:
+            _, form, factor = METRICS[metric]
+            text = form.format(factor * cell.mean[metric])
+            if not math.isnan(cell.half[metric]):
+                text += " ± " + form.format(factor * cell.half[metric])
+            values.append(text)
+        labels = [str(cell.labels[key]) for key in keys]
+        extra = [str(cell.diverged)] if any(other.diverged for other in found) else []
+        table.add_row(*labels, str(cell.seeds), *values, *extra)
+    return table
+
+
+def _notes(frame: pd.DataFrame, found: list[Cell], metrics: list[str]) -> list[str]:
+    notes = []
+    seeds = {cell.seeds for cell in found}
+    if min(seeds) > 1:
+        notes.append("mean ± 95 % t-interval over seeds; differences are not tested here")
+    else:
+        notes.append("cells with one seed have no interval: they cannot be compared")
+    if len(seeds) > 1:
+        notes.append(f"unequal seeds: cells hold {min(seeds)} to {max(seeds)} runs")
+    if seeds == {2}:
+        notes.append("two seeds give very wide intervals; three to five are worth their time")
+    sft = [c for c in frame.columns if c == "reward_sft/test"]
+    if sft:
+        notes.append(f"SFT policy: reward, test {frame[sft[0]].mean():.3f}")
+    rows = [tuple(cell.mean[metric] for metric in metrics) for cell in found]
+    if len(set(rows)) < len(rows):
+        notes.append("two rows hold identical numbers: they may be the same run under two names")
+    if frame["commit"].nunique(dropna=False) > 1:
+        notes.append("runs come from different commits of ablate")
+    return notes

@@ -1,0 +1,56 @@
+"""The common base of every configuration node: strict, immutable, plain data."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Node(BaseModel):
+    """A node of the frozen configuration.
+
+    Unknown keys are errors and no field has a default here: a default lives in the YAML level
+    that a person reads. A field added after results exist may carry
+    `Field(json_schema_extra={"neutral": value})` together with that default; while it holds the
+    neutral value it is left out of every identity, so that older results stay valid.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def identity(self) -> dict[str, Any]:
+        """The plain data that enters a stage's identity (neutral fields left out)."""
+        plain: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            value = getattr(self, name)
+            if isinstance(extra, dict) and "neutral" in extra and value == extra["neutral"]:
+                continue
+            plain[name] = _plain(value)
+        return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Node):
+        return value.identity()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def explain(error: ValidationError, root: str = "") -> str:
+    """One line per mistake: the field as it is typed on the command line, the rule, the value."""
+    lines = []
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"] if part not in ("world", "local"))
+        path = ".".join(part for part in (root, path) if part)
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "missing":
+            lines.append(f"{path}: missing")
+        elif item["type"] == "extra_forbidden":
+            lines.append(f"{path}: there is no such setting")
+        elif item["type"] == "value_error":
+            lines.append(f"{path}: {message}" if path else message)
+        else:
+            lines.append(f"{path}: {message[0].lower()}{message[1:]} (got {item['input']!r})")
+    return "\n".join(lines)

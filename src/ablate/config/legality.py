@@ -1,0 +1,81 @@
+"""Legality: combinations that cannot work, refused before any work, each with the way out."""
+
+from collections.abc import Iterator
+
+from ablate.config.dataset import LocalConfig
+from ablate.config.run import RunConfig
+from ablate.errors import ConfigError
+
+
+def check(run: RunConfig) -> None:
+    """Refuses a run whose levels do not fit together.
+
+    Raises:
+        ConfigError: every reason, one per line.
+    """
+    reasons = list(_reasons(run))
+    if reasons:
+        raise ConfigError("\n".join(reasons))
+
+
+def _reasons(run: RunConfig) -> Iterator[str]:
+    objective, k = run.objective, run.num_responses.k
+    needs = objective.needs
+    if k < needs.min_responses:
+        yield (
+            f"objective={objective.name} compares responses and needs at least "
+            f"{needs.min_responses} per prompt, but num_responses is {k}"
+        )
+    if needs.scores and run.reward.kind == "labels":
+        yield (
+            f"objective={objective.name} needs scores, but reward=labels gives only an order. "
+            "Use reward=gold, reward=explicit or reward=implicit"
+        )
+    local = isinstance(run.dataset, LocalConfig)
+    if not local and k > run.dataset.pool.num_responses:
+        yield (
+            f"num_responses is {k}, but the pool holds {run.dataset.pool.num_responses} responses "
+            f"per prompt. Use dataset.pool.num_responses={k} or more"
+        )
+    yield from _judge_reasons(run, local)
+    yield from _reward_reasons(run)
+    model = run.base_model
+    if model.kind == "hf" and not model.path:
+        yield "base_model=hf needs base_model.path: a folder with a saved model, or a hub id"
+    if model.kind == "scratch" and model.sft.steps == 0:
+        yield (
+            f"base_model={model.name} starts from random weights: base_model.sft.steps=0 would "
+            "leave a policy that knows nothing"
+        )
+
+
+def _judge_reasons(run: RunConfig, local: bool) -> Iterator[str]:
+    judge = run.judge
+    if judge.kind == "world" and local:
+        yield (
+            f"judge={judge.name} knows the embedded worlds only. With dataset={run.dataset.name} "
+            "use judge=preference (a reward model on held-out labels) or "
+            "judge=hf judge.path=/path/to/classifier"
+        )
+    if judge.kind == "preference" and not local:
+        yield (
+            f"judge=preference is trained on labels that come with a dataset; "
+            f"dataset={run.dataset.name} has an exact judge: use judge=world"
+        )
+    if judge.kind == "preference" and local and run.dataset.judge_share == 0:  # type: ignore[union-attr]
+        yield "judge=preference needs held-out labels: set dataset.judge_share above 0"
+
+
+def _reward_reasons(run: RunConfig) -> Iterator[str]:
+    reward = run.reward
+    if reward.training is None:
+        return
+    loss = reward.training.loss
+    if reward.kind == "explicit" and loss == "dpo":
+        yield "reward=explicit trains by bradley_terry or regression; reward=implicit trains by dpo"
+    if reward.kind == "implicit" and loss != "dpo":
+        yield f"reward=implicit trains a policy by dpo, not by {loss}; use reward=explicit for that"
+    if loss == "dpo" and reward.training.beta is None:
+        yield "reward=implicit needs reward.training.beta"
+    if reward.kind == "implicit" and reward.training.init == "base":
+        yield "reward=implicit measures log-ratios to the SFT policy; use reward.training.init=sft"

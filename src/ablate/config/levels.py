@@ -1,0 +1,102 @@
+"""The level files of each factor, read without Hydra: names, contents and one-line summaries."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from ablate.errors import ConfigError
+
+
+def conf_dir() -> Path:
+    """The folder that holds one folder of level files per factor."""
+    return Path(__file__).resolve().parent.parent / "conf"
+
+
+def level_names(group: str, search: Sequence[Path | str] = ()) -> list[str]:
+    """Names of all levels of a factor, sorted; files that begin with `_` are no levels.
+
+    `search` holds further configuration folders, which come before the shipped one.
+    """
+    names = {
+        path.stem
+        for folder in _folders(search)
+        for path in (folder / group).glob("*.yaml")
+        if not path.name.startswith("_")
+    }
+    return sorted(
+        names, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name)
+    )
+
+
+def level_path(group: str, name: str, search: Sequence[Path | str] = ()) -> Path:
+    """The file of a level. Raises `ConfigError` listing the known levels if there is none."""
+    for folder in _folders(search):
+        path = folder / group / f"{name}.yaml"
+        if path.is_file():
+            return path
+    known = level_names(group, search)
+    if not known:
+        raise ConfigError(f"There is no factor '{group}' with level files in {conf_dir()}.")
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    raise ConfigError(f"Unknown {group} '{name}'.{hint} Known levels: {', '.join(known)}.")
+
+
+def read_level(group: str, name: str, search: Sequence[Path | str] = ()) -> dict[str, Any]:
+    """Content of a level file as plain data, its `defaults:` list of sibling files merged in."""
+    return _plain(_read(group, name, search, seen=()))
+
+
+def level_summary(group: str, name: str, search: Sequence[Path | str] = ()) -> str:
+    """The first comment line of a level file, which says what the level is."""
+    for line in level_path(group, name, search).read_text(encoding="utf-8").splitlines():
+        text = line.strip()
+        if text.startswith("#") and not text.startswith("# @package"):
+            return text.lstrip("#").strip()
+    return ""
+
+
+def _folders(search: Sequence[Path | str]) -> list[Path]:
+    return [*(Path(folder) for folder in search), conf_dir()]
+
+
+def _read(group: str, name: str, search: Sequence[Path | str], seen: tuple[str, ...]) -> DictConfig:
+    if name in seen:
+        raise ConfigError(f"The defaults of {group} '{seen[0]}' include '{name}' in a circle.")
+    path = level_path(group, name, search)
+    try:
+        content = OmegaConf.load(path)
+    except (OmegaConfBaseException, YAMLError, OSError) as error:
+        raise ConfigError(f"Cannot read {path}: {error}") from error
+    if not isinstance(content, DictConfig):
+        raise ConfigError(f"{path} must hold keys and values.")
+    entries = content.pop("defaults", None)
+    if entries is None:
+        return content
+    if "_self_" not in entries:
+        raise ConfigError(f"The defaults list in {path} must name _self_.")
+    parts: list[DictConfig] = []
+    for entry in entries:
+        if entry == "_self_":
+            parts.append(content)
+        elif isinstance(entry, str) and "/" not in entry:
+            parts.append(_read(group, entry, search, (*seen, name)))
+        else:
+            raise ConfigError(
+                f"The defaults list in {path} may name files of the same folder only, "
+                f"not {entry!r}."
+            )
+    merged = OmegaConf.merge(*parts)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}

@@ -1,0 +1,125 @@
+"""Configuration of a whole run: every factor in one validated, immutable tree."""
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+
+from ablate.config.base import Node, explain
+from ablate.config.dataset import DatasetConfig, Sampling
+from ablate.config.model import BaseModelConfig
+from ablate.config.objective import ObjectiveConfig
+from ablate.config.training import TrainingConfig
+from ablate.errors import ConfigError
+
+
+class NumResponses(Node):
+    """K, the responses per prompt that enter the loss, and how they are picked from the pool."""
+
+    k: PositiveInt
+    select: Literal["first", "paper", "best_worst"]
+
+
+class RewardTraining(Node):
+    """How a learnt reward source is trained, on labels of prompts the policy never trains on."""
+
+    loss: Literal["bradley_terry", "regression", "dpo"]
+    init: Literal["sft", "base"]
+    num_labels: PositiveInt | None
+    beta: PositiveFloat | None
+    lr: PositiveFloat
+    batch_size: PositiveInt
+    epochs: PositiveFloat
+
+
+class RewardConfig(Node):
+    """What training sees: order only, the judge's scores, or a learnt source's scores."""
+
+    name: str
+    kind: Literal["labels", "gold", "explicit", "implicit"]
+    normalize: Literal["within_prompt_sd", "none"]
+    #: a sequence classifier to use in place of a trained one (kind: explicit)
+    path: str | None
+    training: RewardTraining | None
+
+
+class CollectionConfig(Node):
+    """How often responses are refreshed from the current policy."""
+
+    name: str
+    kind: Literal["offline"]
+
+
+class JudgeConfig(Node):
+    """Who scores labels and evaluation: the world's rule, a held-out reward model, a classifier."""
+
+    name: str
+    kind: Literal["world", "preference", "hf"]
+    path: str | None
+    training: RewardTraining | None
+
+
+class EvaluationConfig(Node):
+    """Which prompts are answered and how the answers are drawn."""
+
+    name: str
+    num_valid: PositiveInt
+    num_test: PositiveInt
+    num_ood: PositiveInt
+    samples_per_prompt: PositiveInt
+    sampling: Sampling
+    seed: NonNegativeInt
+
+
+class TrackerConfig(Node):
+    """Where step metrics are mirrored; never part of any identity."""
+
+    name: str
+    mode: Literal["offline", "online", "none"]
+    project: str | None
+    entity: str | None
+
+
+class Seed(Node):
+    """`scope: all` redraws every stage with the seed; `policy` only the policy's training."""
+
+    value: NonNegativeInt
+    scope: Literal["all", "policy"]
+
+
+class Runtime(Node):
+    """The machine's side of a run; no part of any identity."""
+
+    threads: PositiveInt | None
+    device: Literal["auto", "cpu", "cuda"]
+    min_free_mb: NonNegativeInt
+
+
+class RunConfig(Node):
+    """One run, frozen: all that decides its result, and where and how it is carried out."""
+
+    objective: ObjectiveConfig
+    num_responses: NumResponses
+    reward: RewardConfig
+    base_model: BaseModelConfig
+    dataset: DatasetConfig = Field(discriminator="kind")
+    collection: CollectionConfig
+    judge: JudgeConfig
+    evaluation: EvaluationConfig
+    training: TrainingConfig
+    tracker: TrackerConfig
+    seed: Seed
+    runtime: Runtime
+    results_dir: str
+    force: Literal[False, True, "all"]
+
+
+def validate(plain: dict[str, Any]) -> RunConfig:
+    """The validated run of a resolved configuration.
+
+    Raises:
+        ConfigError: names every field that is missing, unknown or out of range.
+    """
+    try:
+        return RunConfig.model_validate(plain)
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from None

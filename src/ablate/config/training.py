@@ -1,0 +1,30 @@
+"""Configuration of preference training: optimiser, batches, checkpoints."""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from ablate.config.base import Node
+
+
+class TrainingConfig(Node):
+    """How the policy is trained. Batch sizes count prompts (groups), never responses."""
+
+    name: str
+    lr: PositiveFloat
+    schedule: Literal["constant", "linear", "cosine", "constant_with_warmup"]
+    warmup_steps: NonNegativeInt
+    batch_size: PositiveInt
+    micro_batch_size: PositiveInt | None
+    epochs: PositiveFloat
+    max_steps: PositiveInt | None
+    adam_beta1: float = Field(ge=0, lt=1)
+    adam_beta2: float = Field(ge=0, lt=1)
+    adam_epsilon: PositiveFloat
+    weight_decay: float = Field(ge=0)
+    max_grad_norm: PositiveFloat | None
+    gradient_checkpointing: bool
+    checkpoint_every: PositiveInt
+    select_checkpoint: Literal["last", "valid"]
+    loss_floor: float | None
+    deterministic: bool

@@ -1,0 +1,185 @@
+"""Reading a preference file: every row is checked, and all that is wrong is told by row number."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablate.errors import DataError
+
+_PAIR = ("prompt", "chosen", "rejected")
+_GROUP = ("prompt", "responses", "scores")
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One checked row: `number` as a person counts (lines or rows from 1)."""
+
+    number: int
+    prompt: str
+    responses: list[str]
+    scores: list[float]
+    split: str | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one file and the sha256 of its bytes."""
+
+    path: Path
+    sha256: str
+    rows: list[Row]
+
+    def refuse(self, problems: list[str], what: str) -> None:
+        """Raise `DataError` with the first few problems, if there are any."""
+        _refuse(self.path, problems, what)
+
+
+def read_table(path: Path, splits: tuple[str, ...]) -> Table:
+    """Read and check a `.jsonl` or `.parquet` file.
+
+    Columns: `prompt`, with `chosen` and `rejected` or with `responses` and `scores`, and
+    optionally `split`, one of `splits`. Others are passed over.
+    Raises `DataError` naming the file and the rows concerned.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file; set dataset.path to a .jsonl or .parquet file")
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; set dataset.path to one .jsonl or .parquet file")
+    readers: dict[str, Callable[[Path, bytes], list[tuple[int, dict[str, Any]]]]]
+    readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    if path.suffix not in readers:
+        raise DataError(f"{path}: unknown kind of file '{path.suffix}'; use .jsonl or .parquet")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    records = readers[path.suffix](path, content) if content else []
+    if not records:
+        raise DataError(f"{path}: the file is empty; it needs at least one row")
+    columns = _columns(path, records)
+    rows, problems = [], []
+    for number, record in records:
+        try:
+            rows.append(_check(number, record, columns, splits))
+        except ValueError as error:
+            problems.append(f"row {number}: {error}")
+    _refuse(path, problems, "rows that cannot be used")
+    return Table(path, hashlib.sha256(content).hexdigest(), rows)
+
+
+def _read_jsonl(path: Path, content: bytes) -> list[tuple[int, dict[str, Any]]]:
+    try:
+        # not splitlines: a prompt may hold a Unicode line separator
+        lines = content.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}: row {line} is not UTF-8 text") from error
+    records, problems = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            problems.append(f"row {number}: {error.msg} at column {error.colno}")
+            continue
+        if isinstance(record, dict):
+            records.append((number, record))
+        else:
+            problems.append(f"row {number}: a JSON object is needed, not {_kind(record)}")
+    _refuse(path, problems, "lines that are not JSON objects")
+    return records
+
+
+def _read_parquet(path: Path, content: bytes) -> list[tuple[int, dict[str, Any]]]:
+    # imported here: not needed by the worlds, and slow
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(pa.BufferReader(content))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({error})") from error
+    wanted = [c for c in table.column_names if c in {*_PAIR, *_GROUP, "split"}]
+    if table.num_rows and not wanted:
+        _refuse_columns(path, table.column_names)
+    return list(enumerate(table.select(wanted).to_pylist(), start=1))
+
+
+def _columns(path: Path, records: list[tuple[int, dict[str, Any]]]) -> tuple[str, ...]:
+    """Which of the two forms the file has, from the columns of its rows."""
+    found = list(dict.fromkeys(name for _, record in records for name in record))
+    for columns in (_GROUP, _PAIR):
+        if all(name in found for name in columns):
+            return columns
+    return _refuse_columns(path, found)
+
+
+def _refuse_columns(path: Path, found: list[str]) -> tuple[str, ...]:
+    lacking = min(([c for c in form if c not in found] for form in (_PAIR, _GROUP)), key=len)
+    raise DataError(
+        f"{path}: lacks the column{'s' * (len(lacking) > 1)} {', '.join(lacking)}. "
+        f"Found: {', '.join(found) or 'none'}. "
+        f"Needed: {', '.join(_PAIR)}; or {', '.join(_GROUP)}"
+    )
+
+
+def _check(
+    number: int, record: dict[str, Any], columns: tuple[str, ...], splits: tuple[str, ...]
+) -> Row:
+    """The row, or ValueError saying what is wrong with it."""
+    lacking = [name for name in columns if record.get(name) is None]
+    if lacking:
+        raise ValueError(f"no {' and no '.join(lacking)}")
+    prompt = _text("prompt", record["prompt"])
+    if columns == _PAIR:
+        responses = [_text(name, record[name]) for name in ("chosen", "rejected")]
+        scores = [1.0, 0.0]
+    else:
+        for name in ("responses", "scores"):
+            if not isinstance(record[name], list):
+                raise ValueError(f"{name} must be a list, not {_kind(record[name])}")
+        responses = [_text(f"responses[{i}]", text) for i, text in enumerate(record["responses"])]
+        scores = [_score(f"scores[{i}]", score) for i, score in enumerate(record["scores"])]
+        if len(responses) != len(scores):
+            raise ValueError(f"{len(responses)} responses but {len(scores)} scores")
+        if len(responses) < 2:
+            raise ValueError(f"{len(responses)} response(s); at least 2 are needed to prefer one")
+    split = record.get("split")
+    if "split" in record and split not in splits:
+        raise ValueError(f"unknown split {split!r}; the splits are {', '.join(splits)}")
+    return Row(number, prompt, responses, scores, split)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a string, not {_kind(value)}")
+    if not value.strip():
+        raise ValueError(f"{name} is empty")
+    return value
+
+
+def _score(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} must be a number, not {_kind(value)}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}; scores must be finite")
+    return float(value)
+
+
+def _kind(value: Any) -> str:
+    """How a person calls the type of a value."""
+    kinds = {"str": "a string", "list": "a list", "dict": "an object", "NoneType": "nothing"}
+    return kinds.get(type(value).__name__, f"a {type(value).__name__}")
+
+
+def _refuse(path: Path, problems: list[str], what: str) -> None:
+    if problems:
+        shown = "; ".join(problems[:_SHOWN])
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise DataError(f"{path}: {what}: {shown}{more}")

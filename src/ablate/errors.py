@@ -1,0 +1,33 @@
+"""Errors that are meant for the person at the keyboard, told apart from bugs."""
+
+
+class AblateError(Exception):
+    """A mistake in what was asked for or an obstacle in the machine, said in one clear message.
+
+    The command line prints the message without a traceback and exits with `exit_code`;
+    `ABLATE_DEBUG=1` shows the traceback.
+    """
+
+    exit_code = 2
+
+
+class ConfigError(AblateError):
+    """The configuration asks for something unknown, contradictory or impossible."""
+
+
+class DataError(AblateError):
+    """A dataset, a stored table or a file does not hold what it promises."""
+
+
+class ModelError(AblateError):
+    """A model or tokenizer cannot be found, loaded, or cannot take the data."""
+
+
+class StoreError(AblateError):
+    """The results folder cannot be read or written, or holds a damaged entry."""
+
+
+class StageFailed(AblateError):
+    """A stage could not be computed; names the stage and keeps the cause."""
+
+    exit_code = 1

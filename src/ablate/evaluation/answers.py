@@ -1,0 +1,82 @@
+"""Answers of a policy to held-out prompts, as one table with the judge's scores."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from ablate.config.dataset import Sampling
+from ablate.datasets.base import PreferenceDataset, Prompt
+from ablate.evaluation.judges import Judge
+from ablate.models.tokenizer import decode_response, encode_prompt
+from ablate.rewards.scorers import Answer
+from ablate.sampling.sample import sample_responses
+
+SAMPLE_BATCH = 256
+
+
+def answer_prompts(
+    model: Any,
+    tokenizer: Any,
+    prompts: list[Prompt],
+    *,
+    samples_per_prompt: int,
+    sampling: Sampling,
+    seed: int,
+    judge: Judge,
+    report: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> pd.DataFrame:
+    """Samples answers and has them judged.
+
+    Returns:
+        One row per prompt and sample, in the prompts' order: split, prompt_id, sample, prompt,
+        response (text), prompt_ids, response_ids, num_tokens (end token included), truncated
+        (no end token within the limit), judge_score (higher is better).
+    """
+    by_id = {prompt.id: prompt for prompt in prompts}
+    encoded = [(prompt.id, encode_prompt(tokenizer, prompt.text)) for prompt in prompts]
+    ids = dict(encoded)
+    sampled = sample_responses(
+        model,
+        tokenizer,
+        encoded,
+        samples_per_prompt,
+        sampling=sampling,
+        seed=seed,
+        batch_size=SAMPLE_BATCH,
+        report=report,
+    )
+    frame = pd.DataFrame(
+        {
+            "split": [by_id[item.prompt_id].split for item in sampled],
+            "prompt_id": [item.prompt_id for item in sampled],
+            "sample": [item.index for item in sampled],
+            "prompt": [by_id[item.prompt_id].text for item in sampled],
+            "response": [decode_response(tokenizer, item.ids) for item in sampled],
+            "prompt_ids": [ids[item.prompt_id] for item in sampled],
+            "response_ids": [item.ids for item in sampled],
+            "num_tokens": [len(item.ids) for item in sampled],
+            "truncated": [not item.finished for item in sampled],
+        }
+    )
+    frame["judge_score"] = judge.score(answers_of(frame))
+    return frame
+
+
+def held_out_prompts(dataset: PreferenceDataset, splits: dict[str, Any]) -> list[Prompt]:
+    """The first `num` prompts of each split, splits in their order."""
+    return [
+        prompt
+        for split, entry in splits.items()
+        for prompt in dataset.prompts(split, limit=entry["num"])
+    ]
+
+
+def answers_of(frame: pd.DataFrame) -> list[Answer]:
+    """The rows of an answer table or of a pool as scorers and judges want them."""
+    return [
+        Answer(
+            row.prompt_id, row.prompt, list(row.prompt_ids), row.response, list(row.response_ids)
+        )
+        for row in frame.itertuples()
+    ]

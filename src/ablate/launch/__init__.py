@@ -1,0 +1,1 @@
+"""Launching: sweeps of frozen runs on this machine (and, later, on SLURM)."""

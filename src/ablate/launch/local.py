@@ -1,0 +1,225 @@
+"""The local pool: jobs of a sweep on this machine, each in a fresh process of its own.
+
+Processes are forked from a server that has imported torch and TRL and has never touched CUDA, so
+a job starts in milliseconds and its end, however violent, costs nobody else anything.
+"""
+
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from ablate.launch.sweep import Sweep
+from ablate.launch.worker import work
+from ablate.stages.graph import RunPlan
+from ablate.stages.registry import RUN_STAGES
+from ablate.store import records
+from ablate.store.files import read_json
+from ablate.store.stages import StageStore
+
+#: imported once by the fork server
+PRELOAD = ["ablate.launch.preload"]
+
+
+@dataclass
+class Job:
+    """A stage that several runs may share (`stage` is its identity), or a run to complete."""
+
+    key: str
+    title: str
+    frozen: Path
+    stage: str | None
+    needs: set[str]
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How one run of a sweep ended: done, diverged, failed, or stored (it was there before)."""
+
+    identity: str
+    name: str
+    status: str
+    reason: str | None = None
+    log: Path | None = None
+
+
+@dataclass
+class State:
+    """What a display may show while the pool works."""
+
+    runs: int
+    finished: list[RunOutcome] = field(default_factory=list)
+    running: list[str] = field(default_factory=list)
+    jobs_done: int = 0
+    jobs: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+
+Show = Callable[[State], None]
+
+
+def run_locally(sweep: Sweep, workers: int, names: dict[str, str], show: Show) -> list[RunOutcome]:
+    """Runs what the store lacks, at most `workers` jobs at a time.
+
+    A job that fails, is killed or runs out of memory fails the runs that need it and no others.
+
+    Args:
+        names: a name for people by run identity.
+        show: called whenever something changes.
+    """
+    pool = _Pool(sweep, workers, names, show)
+    try:
+        return pool.run()
+    finally:
+        pool.stop()
+
+
+def jobs_of(sweep: Sweep) -> tuple[list[Job], list[str]]:
+    """Jobs that are missing from the store, in order, and the runs that are there already."""
+    store = StageStore(sweep.layout)
+    jobs: dict[str, Job] = {}
+    stored: list[str] = []
+    for identity, planned in sweep.plans.items():
+        forced = planned.run.force is not False
+        if not forced and records.latest(sweep.layout, identity) is not None:
+            stored.append(identity)
+            continue
+        needs: set[str] = set()
+        for stage in planned.stages():
+            if stage.name in RUN_STAGES or store.exists(stage.name, stage.identity):
+                continue
+            needs.add(stage.identity)
+            inputs = {needed.identity for needed in stage.inputs.values()}
+            jobs.setdefault(
+                stage.identity,
+                Job(stage.identity, stage.title, sweep.frozen(identity), stage.identity, inputs),
+            )
+        key = f"run-{identity}"
+        jobs[key] = Job(key, "run", sweep.frozen(identity), None, needs)
+    for job in jobs.values():
+        job.needs &= jobs.keys()
+    ordered = [job for job in jobs.values() if job.stage] + [
+        job for job in jobs.values() if job.stage is None
+    ]
+    return ordered, stored
+
+
+class _Pool:
+    def __init__(self, sweep: Sweep, workers: int, names: dict[str, str], show: Show) -> None:
+        self.sweep, self.workers, self.names, self.show = sweep, workers, names, show
+        self.waiting, stored = jobs_of(sweep)
+        self.state = State(runs=len(sweep.plans), jobs=len(self.waiting))
+        self.state.finished = [RunOutcome(i, names[i], "stored") for i in stored]
+        self.active: dict[Any, tuple[Job, BaseProcess, Path, Path]] = {}
+        self.failed: dict[str, str] = {}
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(PRELOAD)
+        self.folder = Path(tempfile.mkdtemp(prefix="ablate-pool-"))
+        self.logs = sweep.folder / "logs"
+
+    def run(self) -> list[RunOutcome]:
+        if self.waiting:
+            self.logs.mkdir(parents=True, exist_ok=True)
+        self.show(self.state)
+        while self.waiting or self.active:
+            self._start()
+            if self.active:
+                for sentinel in connection.wait(list(self.active), timeout=1.0):
+                    self._end(sentinel)
+            self.show(self.state)
+        order = list(self.sweep.plans)
+        return sorted(self.state.finished, key=lambda outcome: order.index(outcome.identity))
+
+    def stop(self) -> None:
+        """Ends what still runs: politely, so that stages stay whole or absent, then by force."""
+        for _, process, _, _ in self.active.values():
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, signal.SIGINT)
+        for _, process, _, _ in self.active.values():
+            process.join(timeout=20)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        for path in self.folder.iterdir():
+            path.unlink()
+        self.folder.rmdir()
+
+    def _start(self) -> None:
+        for job in list(self.waiting):
+            broken = next((self.failed[need] for need in job.needs if need in self.failed), None)
+            if broken is not None:
+                self.waiting.remove(job)
+                self._fail(job, broken, None)
+            elif len(self.active) < self.workers and not self._pending(job):
+                self.waiting.remove(job)
+                self._spawn(job)
+
+    def _pending(self, job: Job) -> bool:
+        open_jobs = {other.key for other in self.waiting}
+        open_jobs |= {entry[0].key for entry in self.active.values()}
+        return bool(job.needs & open_jobs)
+
+    def _spawn(self, job: Job) -> None:
+        outcome = self.folder / f"{job.key}.json"
+        log = self.logs / f"{job.key[:28]}.log"
+        arguments = (str(job.frozen), job.stage, str(outcome), str(log))
+        process = self.context.Process(target=work, args=arguments, name=job.title)
+        process.start()
+        self.active[process.sentinel] = (job, process, outcome, log)
+        self._name_running()
+
+    def _end(self, sentinel: Any) -> None:
+        job, process, outcome, log = self.active.pop(sentinel)
+        process.join()
+        self._name_running()
+        result: dict[str, Any] = {}
+        if outcome.exists():
+            result = read_json(outcome)
+        if process.exitcode == 0 and result:
+            self.state.jobs_done += 1
+            if job.stage is None:
+                identity = job.key.removeprefix("run-")
+                self.state.finished.append(
+                    RunOutcome(identity, self.names[identity], result["status"], log=log)
+                )
+            return
+        if process.exitcode == 130:
+            raise KeyboardInterrupt
+        reason = result["reason"] if "reason" in result else _death(process.exitcode)
+        self._fail(job, reason, log)
+
+    def _fail(self, job: Job, reason: str, log: Path | None) -> None:
+        self.failed[job.key] = reason
+        self.state.jobs_done += 1
+        if job.stage is None:
+            identity = job.key.removeprefix("run-")
+            self.state.finished.append(
+                RunOutcome(identity, self.names[identity], "failed", reason, log)
+            )
+
+    def _name_running(self) -> None:
+        self.state.running = [
+            self.names[job.key.removeprefix("run-")] if job.stage is None else job.title
+            for job, _, _, _ in self.active.values()
+        ]
+
+
+def _death(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        hint = " (out of memory?)" if name == "SIGKILL" else ""
+        return f"its process was killed by {name}{hint}"
+    return f"its process ended with exit code {code}"
+
+
+def default_workers(plans: list[RunPlan]) -> int:
+    """One job per GPU where there are GPUs, else one per core, and no more than there are runs."""
+    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    return max(1, min(gpus or os.cpu_count() or 1, len(plans)))

@@ -1,0 +1,12 @@
+"""Imported once by the fork server of the local pool: the heavy libraries, and nothing that acts.
+
+CUDA is never touched here, because a forked process cannot use a CUDA context of its parent.
+"""
+
+import ablate.stages.evaluation
+import ablate.stages.labels
+import ablate.stages.policy
+import ablate.stages.pool
+import ablate.stages.ref_logps
+import ablate.stages.scores
+import ablate.stages.sft  # noqa: F401

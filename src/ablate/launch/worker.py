@@ -1,0 +1,55 @@
+"""What one local job does: computes one stage, or completes one run, of a frozen run."""
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from ablate.errors import AblateError
+from ablate.launch.sweep import thaw
+from ablate.stages.complete import complete
+from ablate.stages.execute import Execution
+from ablate.store.files import write_json
+from ablate.store.layout import Layout
+from ablate.store.stages import StageStore
+
+
+def work(frozen: str, stage: str | None, outcome: str, log: str) -> None:
+    """Entry of a job's process; leaves its outcome as JSON and exits with 0 or 1.
+
+    Args:
+        frozen: path of the frozen run.
+        stage: identity of the stage to compute; None completes the run.
+        outcome: path of the JSON that tells how it ended.
+        log: path of the file that receives everything the job prints.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    try:
+        planned = thaw(Path(frozen))
+        layout = Layout(Path(planned.run.results_dir))
+        if stage is None:
+            result = complete(planned, layout)
+            write_json(
+                Path(outcome),
+                {"status": result.record.data["status"], "record": str(result.record.path)},
+            )
+        else:
+            wanted = next(item for item in planned.stages() if item.identity == stage)
+            Execution(StageStore(layout)).ensure(wanted)
+            write_json(Path(outcome), {"status": "done"})
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except AblateError as error:
+        print(error, file=sys.stderr)
+        print("\n".join(getattr(error, "__notes__", [])), file=sys.stderr)
+        write_json(Path(outcome), {"status": "failed", "reason": str(error)})
+        sys.exit(1)
+    except Exception as error:
+        traceback.print_exc()
+        reason = f"{type(error).__name__}: {error}"
+        write_json(Path(outcome), {"status": "failed", "reason": reason})
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""Tokenizers, language models, and the log-probabilities and scores they give."""

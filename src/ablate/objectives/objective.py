@@ -1,0 +1,207 @@
+"""An objective built from its slots: group in, loss and per-prompt losses out."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ablate.config.levels import read_level
+from ablate.config.objective import Needs, ObjectiveConfig, objective_config
+from ablate.errors import ConfigError, DataError
+from ablate.groups import PromptGroup
+from ablate.objectives.auxiliary import auxiliary
+from ablate.objectives.pairs import best_responses, choose_pairs, counted_pairs
+from ablate.objectives.scores import scores
+from ablate.objectives.structures import structure_term
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """What an objective says about a batch of B prompts."""
+
+    #: scalar: mean of `per_prompt` over usable prompts (or what the aggregate slot says);
+    #: 0 with zero gradient if there are none
+    loss: Tensor
+    #: float[B]: 0 where not usable. Summed over micro-batches and divided by the number of usable
+    #: prompts of the global batch this gives `loss`, unless the objective is batch-coupled
+    per_prompt: Tensor
+    #: bool[B]: the prompt has something to compare
+    usable: Tensor
+    metrics: dict[str, float]
+
+
+class Objective:
+    """A pure function of a `PromptGroup`, composed as its config says."""
+
+    def __init__(self, config: ObjectiveConfig) -> None:
+        self.config = config
+
+    def __repr__(self) -> str:
+        return f"Objective({self.config.name}: {self.config.formula})"
+
+    @property
+    def name(self) -> str:
+        """Name of the level."""
+        return self.config.name
+
+    @property
+    def needs(self) -> Needs:
+        """What a group must carry."""
+        return self.config.needs
+
+    @property
+    def batch_coupled(self) -> bool:
+        """True where micro-batches cannot be summed: train by `response_scales` instead."""
+        return self.config.batch_coupled
+
+    @property
+    def log_z(self) -> str:
+        """`cancels`, `baseline` or `ignored`: what becomes of β log Z(x)."""
+        return self.config.log_z
+
+    def __call__(self, group: PromptGroup) -> ObjectiveOutput:
+        """Loss of a batch. Raises `DataError` naming whatever the group lacks."""
+        self.check(group)
+        values = scores(self.config, group)
+        term = structure_term(self.config, group, values)
+        total = term.per_prompt + auxiliary(self.config, group, values)
+        per_prompt = torch.where(term.usable, total, torch.zeros_like(total))
+        count = term.usable.sum()
+        loss = _aggregate(self.config, per_prompt, term.usable)
+        metrics = {
+            "loss": loss.detach(),
+            "usable": count,
+            "unusable": group.num_prompts - count,
+            "ties": term.ties,
+            **_ordering(group, values.detach()),
+            **term.metrics,
+        }
+        return ObjectiveOutput(loss, per_prompt, term.usable, _numbers(metrics, values.dtype))
+
+    def usable(self, group: PromptGroup) -> Tensor:
+        """bool[B]: prompts with something to compare (two responses present, not all tied)."""
+        self.check(group)
+        with torch.no_grad():
+            return structure_term(self.config, group, scores(self.config, group)).usable
+
+    def used(self, group: PromptGroup) -> Tensor:
+        """bool[B, K]: responses whose log-probs enter the loss; `policy_logps` is not read.
+
+        With a pairing, a trainer need not run the model over the others.
+        """
+        self.check(group)
+        if self.config.pairing is None:
+            return group.present
+        pairs = choose_pairs(self.config.pairing, group)
+        counted = counted_pairs(self.config, pairs)
+        chosen = torch.zeros_like(group.present, dtype=torch.int64)
+        for index in (pairs.better, pairs.worse):
+            chosen = chosen.scatter_add(1, index, counted.to(torch.int64))
+        used = chosen > 0
+        if self.config.aux:
+            used = used | (best_responses(group) & counted.any(dim=1, keepdim=True))
+        return used
+
+    def check(self, group: PromptGroup) -> None:
+        """Raise `DataError` naming the fields that this objective needs and the group lacks."""
+        needs = self.needs
+        missing = []
+        if needs.reference and not needs.tokens and group.ref_logps is None:
+            missing.append("ref_logps")
+        if needs.scores and group.rewards is None:
+            missing.append("rewards (scores: the order of the responses is not enough)")
+        elif needs.order and group.rewards is None and group.ranks is None:
+            missing.append("rewards or ranks")
+        if needs.lengths and group.lengths is None:
+            missing.append("lengths")
+        if needs.tokens and group.token_logps is None:
+            missing.append("token_logps")
+        if needs.tokens and needs.reference and group.token_ref_logps is None:
+            missing.append("token_ref_logps")
+        if needs.extra_rewards and group.extra_rewards is None:
+            missing.append("extra_rewards")
+        if missing:
+            raise DataError(f"Objective '{self.name}' needs {', '.join(missing)} in its group.")
+        weights = self.config.extra_weights
+        if weights is not None and group.extra_rewards is not None:
+            given = group.extra_rewards.shape[2]
+            if given != len(weights):
+                raise DataError(
+                    f"Objective '{self.name}' has {len(weights)} extra_weights for {given} "
+                    "extra_rewards."
+                )
+
+
+def make_objective(name: str, *, search: Sequence[Path | str] = (), **overrides: Any) -> Objective:
+    """The objective of a level in `conf/objective`, with some of its values replaced.
+
+    `search` names further configuration folders (each with a folder `objective`). Raises
+    `ConfigError` for an unknown level or field, or a combination without meaning.
+    """
+    values = read_level("objective", name, search)
+    for key in overrides:
+        if key not in values:
+            close = difflib.get_close_matches(key, values, n=1)
+            hint = f" Did you mean '{close[0]}'?" if close else ""
+            raise ConfigError(
+                f"Objective '{name}' has no field '{key}'.{hint} Fields: {', '.join(values)}."
+            )
+    return Objective(objective_config({**values, **overrides}))
+
+
+def response_scales(objective: Objective, group: PromptGroup) -> Tensor:
+    """float[B, K]: ∂loss/∂log π(y_k) on the global batch, without gradient, 0 where absent.
+
+    Training a batch-coupled objective by micro-batches takes Σ scale_k·log π(y_k) as the loss:
+    its gradient is that of the whole batch. With responses sampled from the policy the scales
+    are its online gradient. Raises `DataError` for objectives that read per-token log-probs.
+    """
+    if objective.needs.tokens:
+        raise DataError(
+            f"Objective '{objective.name}' weighs tokens: a response has no single scale."
+        )
+    leaf = group.policy_logps.detach().to(group.dtype).requires_grad_(True)
+    with torch.enable_grad():
+        loss = objective(replace(group, policy_logps=leaf)).loss
+    return torch.autograd.grad(loss, leaf)[0]
+
+
+def _aggregate(config: ObjectiveConfig, per_prompt: Tensor, usable: Tensor) -> Tensor:
+    """Scalar loss of float[B] losses, by the mean or -b·log mean exp(-loss/b) (2407.07880)."""
+    count = usable.sum().clamp(min=1)
+    if config.aggregate == "mean":
+        return per_prompt.sum() / count
+    assert config.aggregate_beta is not None
+    # without a usable prompt all of them stand in: their losses are 0 and carry no gradient
+    counted = usable | ~usable.any()
+    scaled = (-per_prompt / config.aggregate_beta).masked_fill(~counted, -torch.inf)
+    mean = torch.logsumexp(scaled, dim=0) - counted.sum().to(per_prompt.dtype).log()
+    return -config.aggregate_beta * mean
+
+
+def _ordering(group: PromptGroup, values: Tensor) -> dict[str, Tensor]:
+    """How well scores agree with the known order: over all pairs of unequal responses.
+
+    `accuracy`: share of these pairs that the scores rank rightly; `margin`: their mean score gap.
+    """
+    order = group.order()
+    if order is None:
+        return {}
+    present = group.present
+    better = (order[:, :, None] > order[:, None, :]) & present[:, :, None] & present[:, None, :]
+    gap = values[:, :, None] - values[:, None, :]
+    count = better.sum().clamp(min=1).to(values.dtype)
+    return {
+        "accuracy": (better & (gap > 0)).sum() / count,
+        "margin": torch.where(better, gap, torch.zeros_like(gap)).sum() / count,
+    }
+
+
+def _numbers(metrics: dict[str, Tensor], dtype: torch.dtype) -> dict[str, float]:
+    """Plain floats, moved off the device in one go."""
+    stacked = torch.stack([value.detach().to(dtype) for value in metrics.values()])
+    return dict(zip(metrics, stacked.tolist(), strict=True))

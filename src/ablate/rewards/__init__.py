@@ -1,0 +1,1 @@
+"""Reward sources: what training sees, and the normalisation that makes sources comparable."""

@@ -1,0 +1,87 @@
+"""What several stages' work shares: loading policies, reading pools, opening reward scorers."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ablate.config.run import RunConfig
+from ablate.models.loading import load_model
+from ablate.models.tokenizer import load_tokenizer
+from ablate.rewards.scorers import ClassifierScorer, ImplicitScorer, RewardModelScorer, Scorer
+from ablate.stages.context import Report
+from ablate.store.files import read_json
+from ablate.store.tables import read_table
+
+MODEL = "model"
+POOL = "pool.parquet"
+LABELS = "labels.parquet"
+SCORES = "scores.parquet"
+REF_LOGPS = "ref_logps.parquet"
+STEPS = "train.parquet"
+ANSWERS = "answers.parquet"
+RESULT = "result.json"
+
+
+def load_policy(folder: Path, run: RunConfig) -> tuple[Any, Any]:
+    """Model in evaluation mode and tokenizer of a folder written by a stage."""
+    model = load_model(
+        folder,
+        dtype=run.base_model.dtype,
+        trust_remote_code=run.base_model.trust_remote_code,
+        device=run.runtime.device,
+    )
+    model.eval()
+    return model, load_tokenizer(str(folder))
+
+
+def read_pool(folder: Path) -> pd.DataFrame:
+    """The pool: prompt_id, prompt, prompt_ids, index, response, response_ids, finished."""
+    return read_table(folder / POOL)
+
+
+def grouped(pool: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Prompts of a pool with their responses, in the pool's order."""
+    return [(str(name), rows) for name, rows in pool.groupby("prompt_id", sort=False)]
+
+
+def joined(pool: pd.DataFrame, table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """The pool with columns of a table that has the same keys; every row must find its partner."""
+    keys = ["prompt_id", "index"]
+    merged = pool.merge(table[keys + columns], on=keys, how="left", validate="one_to_one")
+    if merged[columns].isna().any(axis=None):
+        raise ValueError(f"{columns} are missing for some responses of the pool")
+    return merged
+
+
+def within(report: Report, first: float, last: float) -> Report:
+    """A report for one part of a stage, mapped to that share of the stage's bar."""
+
+    def inner(done: int, total: int, metrics: dict[str, float]) -> None:
+        share = first + (last - first) * done / max(total, 1)
+        report(round(1000 * share), 1000, metrics)
+
+    return inner
+
+
+def open_scorer(reward: dict[str, Any], run: RunConfig, inputs: dict[str, Path]) -> Scorer | None:
+    """The training reward as a scorer of any answer, or None where it is no learnt model."""
+    if reward["kind"] == "explicit" and "content" in reward:
+        assert run.reward.path is not None
+        return ClassifierScorer(run.reward.path, run.runtime.device)
+    if reward["kind"] == "explicit":
+        return RewardModelScorer(inputs["reward_model"] / MODEL, run.runtime.device)
+    if reward["kind"] == "implicit":
+        policy, tokenizer = load_policy(inputs["reward_model"] / MODEL, run)
+        reference, _ = load_policy(inputs["reference"] / MODEL, run)
+        beta = read_json(inputs["reward_model"] / RESULT)["beta"]
+        return ImplicitScorer(policy, reference, tokenizer, beta)
+    return None
+
+
+def as_lists(column: pd.Series) -> list[list[int]]:
+    """A column of token ids as plain lists."""
+    convert: Callable[[Any], list[int]] = lambda ids: np.asarray(ids).tolist()  # noqa: E731
+    return [convert(ids) for ids in column]

@@ -1,0 +1,183 @@
+"""Completion of a run: its stages, its evaluation and, at last, its record in the store."""
+
+import contextlib
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablate.errors import AblateError, StoreError
+from ablate.stages.execute import Display, Execution, Silent
+from ablate.stages.graph import RunPlan
+from ablate.stages.registry import RUN_STAGES
+from ablate.stages.tracker import open_tracker
+from ablate.store import claims, files, records
+from ablate.store.layout import Layout, check_writable
+from ablate.store.provenance import provenance
+from ablate.store.records import Record
+from ablate.store.stages import StageStore
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. `found` is True where its record was in the store already."""
+
+    record: Record
+    found: bool
+    #: with force: whether the weights equal those of the revision before, bit for bit
+    same_weights: bool | None = None
+
+
+def run_name(plan: RunPlan) -> str:
+    """A short name for people: the levels of the factors and the seed."""
+    run = plan.run
+    return (
+        f"{run.objective.name} k={run.num_responses.k} {run.reward.name} {run.base_model.name} "
+        f"{run.dataset.name} seed={run.seed.value}"
+    )
+
+
+def complete(plan: RunPlan, layout: Layout, display: Display | None = None) -> Outcome:
+    """Computes what the run lacks and publishes its record.
+
+    A run in the store is returned as it is, unless `force` asks for another revision: then its
+    own stages (`force: true`) or all stages (`force: all`) are computed again, apart from the
+    published ones, which stay untouched.
+
+    Raises:
+        AblateError: the cause of failure; a note of the attempt is left in the store.
+    """
+    force = plan.run.force
+    if force is False:
+        stored = records.latest(layout, plan.identity)
+        if stored is not None:
+            return Outcome(stored, found=True)
+    check_writable(layout, plan.run.runtime.min_free_mb)
+    before = records.latest(layout, plan.identity)
+    if force is not False:
+        return _forced(plan, layout, before, display or Silent())
+    with claims.claimed(
+        layout.claims / f"run-{plan.identity}",
+        done=lambda: records.latest(layout, plan.identity) is not None,
+    ) as claim:
+        if claim is None:
+            stored = records.latest(layout, plan.identity)
+            assert stored is not None
+            return Outcome(stored, found=True)
+        return Outcome(_attempt(plan, layout, StageStore(layout), display or Silent()), found=False)
+
+
+def _forced(plan: RunPlan, layout: Layout, before: Record | None, display: Display) -> Outcome:
+    fresh = frozenset({"*"}) if plan.run.force == "all" else RUN_STAGES
+    with files.scratch(layout.scratch, f"force-{plan.identity[:12]}") as own:
+        store = StageStore(layout, own=own, fresh=fresh)
+        record = _attempt(plan, layout, store, display)
+    same = None
+    if before is not None:
+        same = before.data["policy"]["weights"] == record.data["policy"]["weights"]
+    return Outcome(record, found=False, same_weights=same)
+
+
+def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display) -> Record:
+    """One attempt at a run; leaves failure.json if it fails, nothing if it is interrupted."""
+    attempt = records.new_attempt(layout, plan.identity)
+    name = run_name(plan)
+    tracker = open_tracker(plan.run, plan.identity, name, layout.wandb, int(attempt.name))
+    execution = Execution(store, display, tracker.log)
+    started = time.time()
+    try:
+        evaluation = execution.ensure(plan.evaluation)
+        data = _record_data(plan, execution, evaluation, started)
+        data["tracker_id"] = tracker.id
+        with files.scratch(layout.scratch, f"record-{plan.identity[:12]}") as private:
+            shutil.copyfile(evaluation / "eval.parquet", private / "eval.parquet")
+            policy = execution.ensure(plan.evaluation.inputs["policy"])
+            shutil.copyfile(policy / "train.parquet", private / "train.parquet")
+            record = records.publish(layout, plan.identity, private, data)
+        tracker.finish(_summary(record))
+    except AblateError as error:
+        _fail(attempt, name, str(error), error)
+        raise
+    except OSError as error:
+        _fail(attempt, name, str(error), error)
+        raise StoreError(f"the results folder could not be written: {error}") from error
+    except BaseException:
+        shutil.rmtree(attempt, ignore_errors=True)
+        raise
+    shutil.rmtree(attempt, ignore_errors=True)
+    return record
+
+
+def _fail(attempt: Path, name: str, reason: str, error: BaseException) -> None:
+    with contextlib.suppress(OSError):
+        records.write_failure(attempt, name, reason, None)
+        notes = "\n".join(getattr(error, "__notes__", []))
+        if notes:
+            (attempt / "traceback.txt").write_text(notes, encoding="utf-8")
+
+
+def _record_data(
+    plan: RunPlan, execution: Execution, evaluation: Path, started: float
+) -> dict[str, Any]:
+    import torch
+
+    stages = {
+        stage.role if stage.role == stage.name else f"{stage.name}/{stage.role}": stage
+        for stage in plan.stages()
+    }
+    results = {}
+    for role, stage in stages.items():
+        path = execution.store.path(stage.name, stage.identity) / "result.json"
+        results[role] = files.read_json(path) if path.exists() else {}
+    policy = results["policy"]
+    diverged = policy["diverged"]
+    seconds = {
+        role: round(execution.seconds[stage.identity], 3)
+        for role, stage in stages.items()
+        if stage.identity in execution.seconds
+    }
+    own = sum(float(results[role].get("seconds", 0.0)) for role in RUN_STAGES & results.keys())
+    device = "cuda" if torch.cuda.is_available() and plan.run.runtime.device != "cpu" else "cpu"
+    return {
+        "name": run_name(plan),
+        "status": "done" if diverged is None else "diverged",
+        "divergence": diverged,
+        "config": plan.run.model_dump(mode="json"),
+        "metrics": results["evaluation"]["metrics"],
+        "policy": {
+            "stage": plan.evaluation.inputs["policy"].identity,
+            "step": results["evaluation"]["step"],
+            "checkpoints": policy["checkpoints"],
+            "weights": policy["weights"],
+        },
+        "reward": results["scores"],
+        "stages": {
+            role: {
+                "name": stage.name,
+                "id": stage.identity,
+                "result": results[role],
+                "computed_seconds": seconds.get(role),
+            }
+            for role, stage in stages.items()
+        },
+        "tokens_trained": policy["tokens"],
+        "tokens_generated": results["evaluation"]["tokens"],
+        "device_seconds": round(own, 3),
+        "started": started,
+        "finished": time.time(),
+        "machine": {
+            "device": device,
+            "device_name": torch.cuda.get_device_name(0) if device == "cuda" else None,
+            "threads": torch.get_num_threads(),
+        },
+        "provenance": provenance(),
+    }
+
+
+def _summary(record: Record) -> dict[str, float]:
+    return {
+        f"{metric}/{split}": estimate["mean"]
+        for metric, splits in record.data["metrics"].items()
+        for split, estimate in splits.items()
+    }

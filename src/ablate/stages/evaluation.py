@@ -1,0 +1,136 @@
+"""Stage `evaluation`: the policy's answers, judged and compared with SFT and reference."""
+
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ablate.config.dataset import Sampling
+from ablate.datasets import open_dataset
+from ablate.evaluation.answers import answer_prompts, answers_of, held_out_prompts
+from ablate.evaluation.judges import open_judge
+from ablate.metrics import summarize
+from ablate.stages.common import (
+    ANSWERS,
+    MODEL,
+    RESULT,
+    as_lists,
+    load_policy,
+    open_scorer,
+    within,
+)
+from ablate.stages.context import Context, Report
+from ablate.store.files import read_json, write_json
+from ablate.store.tables import read_table, write_table
+from ablate.models.logps import token_kl
+from ablate.rewards.scorers import LOGP_BATCH_TOKENS
+
+EVAL = "eval.parquet"
+#: columns kept in the record; token ids stay in the stage
+KEPT = [
+    "split",
+    "prompt_id",
+    "sample",
+    "prompt",
+    "response",
+    "num_tokens",
+    "num_chars",
+    "truncated",
+    "judge_score",
+    "baseline_score",
+    "baseline_response",
+    "logp_policy",
+    "logp_ref",
+    "kl",
+]
+
+
+def run(context: Context) -> None:
+    """Writes eval.parquet (a row per prompt and sample) and result.json with the metrics."""
+    started = time.monotonic()
+    step = chosen_step(context)
+    model, tokenizer = load_policy(context.inputs["policy"] / f"step-{step}", context.run)
+    answers = held_out_answers(context, model, tokenizer, within(context.report, 0.0, 0.7))
+    reference, _ = load_policy(context.inputs["reference"] / MODEL, context.run)
+    items = [
+        (prompt, [response])
+        for prompt, response in zip(
+            as_lists(answers["prompt_ids"]), as_lists(answers["response_ids"]), strict=True
+        )
+    ]
+    compared = token_kl(model, reference, tokenizer, items, LOGP_BATCH_TOKENS)
+    answers["logp_policy"] = [row[0].logp_policy for row in compared]
+    answers["logp_ref"] = [row[0].logp_reference for row in compared]
+    answers["kl"] = [row[0].kl for row in compared]
+    context.report(1, 1, {})
+    answers["num_chars"] = answers["response"].str.len()
+    baseline = read_table(context.inputs["baseline"] / ANSWERS)
+    answers = beside(answers, baseline)
+    kept = list(KEPT)
+    rewards = training_reward(context, answers)
+    if rewards is not None:
+        answers["train_reward"] = rewards
+        kept.append("train_reward")
+    table = answers[kept]
+    write_table(table, context.out / EVAL)
+    metrics = summarize({name: table[name].to_numpy() for name in table.columns})
+    write_json(
+        context.out / RESULT,
+        {
+            "step": step,
+            "metrics": metrics,
+            "seconds": time.monotonic() - started,
+            "tokens": int(answers["num_tokens"].sum()),
+        },
+    )
+
+
+def chosen_step(context: Context) -> int:
+    """The checkpoint that is evaluated: the selected one, else the last."""
+    if "select" in context.inputs:
+        return int(read_json(context.inputs["select"] / RESULT)["step"])
+    return int(read_json(context.inputs["policy"] / RESULT)["last"])
+
+
+def held_out_answers(context: Context, model: Any, tokenizer: Any, report: Report) -> pd.DataFrame:
+    """Answers of a model to the stage's splits, judged."""
+    params = context.params
+    dataset = open_dataset(context.run.dataset)
+    judge_model = context.inputs.get("judge")
+    judge = open_judge(
+        context.run, dataset, list(params["splits"]), judge_model and judge_model / MODEL
+    )
+    return answer_prompts(
+        model,
+        tokenizer,
+        held_out_prompts(dataset, params["splits"]),
+        samples_per_prompt=params["samples_per_prompt"],
+        sampling=Sampling.model_validate(params["sampling"]),
+        seed=params["seed"],
+        judge=judge,
+        report=report,
+    )
+
+
+def beside(answers: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
+    """Answers with the SFT policy's answer to the same prompt, sampled with the same noise."""
+    keys = ["split", "prompt_id", "sample"]
+    other = baseline[[*keys, "judge_score", "response"]].rename(
+        columns={"judge_score": "baseline_score", "response": "baseline_response"}
+    )
+    return answers.merge(other, on=keys, how="left", validate="one_to_one")
+
+
+def training_reward(context: Context, answers: pd.DataFrame) -> np.ndarray | None:
+    """What the training reward says of the answers, on the scale that training used.
+
+    None where training saw only an order; the judge's own score for `reward=gold`.
+    """
+    reward = context.params["reward"]
+    if reward["kind"] == "labels":
+        return None
+    scale = read_json(context.inputs["scores"] / RESULT)["scale"]
+    scorer = open_scorer(reward, context.run, context.inputs)
+    raw = answers["judge_score"].to_numpy() if scorer is None else scorer.score(answers_of(answers))
+    return np.asarray(raw / scale)

@@ -1,0 +1,274 @@
+"""Planning: which stages a run needs, with what parameters and inputs. Free of torch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from ablate.config.dataset import LocalConfig
+from ablate.config.identity import digest
+from ablate.config.levels import read_level
+from ablate.config.objective import objective_config
+from ablate.config.run import RewardTraining, RunConfig
+from ablate.datasets import open_dataset
+from ablate.stages.external import classifier_content, model_content
+from ablate.stages.fingerprints import objective_content
+from ablate.stages.registry import KINDS
+from ablate.store.layout import Layout
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A content-addressed piece of work.
+
+    `params` is plain data and, with the inputs' identities, decides the identity. `run` is the
+    run that asked for the stage: it tells where files lie, which is no part of the identity.
+    """
+
+    name: str
+    role: str
+    params: dict[str, Any]
+    inputs: dict[str, "Stage"]
+    run: RunConfig = field(repr=False)
+
+    @cached_property
+    def identity(self) -> str:
+        return digest(
+            {
+                "stage": self.name,
+                "version": KINDS[self.name].version,
+                "params": self.params,
+                "inputs": {role: stage.identity for role, stage in self.inputs.items()},
+            }
+        )
+
+    @property
+    def title(self) -> str:
+        """What a person reads beside the progress bar."""
+        title = KINDS[self.name].title
+        return title if self.role == self.name else f"{title} ({self.role})"
+
+    def walk(self) -> Iterator["Stage"]:
+        """This stage and all it needs, inputs first, each identity once."""
+        seen: set[str] = set()
+
+        def visit(stage: Stage) -> Iterator[Stage]:
+            if stage.identity in seen:
+                return
+            seen.add(stage.identity)
+            for needed in stage.inputs.values():
+                yield from visit(needed)
+            yield stage
+
+        yield from visit(self)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run with its stages; its identity is that of its evaluation."""
+
+    run: RunConfig
+    evaluation: Stage
+
+    @property
+    def identity(self) -> str:
+        return self.evaluation.identity
+
+    def stages(self) -> list[Stage]:
+        """All stages, inputs first."""
+        return list(self.evaluation.walk())
+
+
+def plan(run: RunConfig, layout: Layout) -> RunPlan:
+    """The stages of a run. Reads local files and model folders to identify their content."""
+    return RunPlan(run, _Planner(run, layout).evaluation())
+
+
+class _Planner:
+    """Builds the graph of one run from its last stage backwards."""
+
+    def __init__(self, run: RunConfig, layout: Layout) -> None:
+        self.run = run
+        self.layout = layout
+        self.dataset = open_dataset(run.dataset)
+        #: the seed of everything before the policy
+        self.upstream = run.seed.value if run.seed.scope == "all" else 0
+
+    def stage(
+        self, name: str, params: dict[str, Any], inputs: dict[str, Stage], role: str = ""
+    ) -> Stage:
+        return Stage(name, role or name, params, inputs, self.run)
+
+    def base_model(self) -> dict[str, Any]:
+        model = self.run.base_model
+        if model.kind == "scratch":
+            assert model.architecture is not None
+            content: Any = model.architecture.identity()
+        else:
+            content = model_content(model, self.layout)
+        return {
+            "kind": model.kind,
+            "content": content,
+            "context_length": model.context_length,
+            "dtype": model.dtype,
+        }
+
+    def sft(self, seed: int) -> Stage:
+        params = {
+            "model": self.base_model(),
+            "sft": self.run.base_model.sft.identity(),
+            "demonstrations": None,
+            "vocabulary": self.dataset.vocabulary,
+            "seed": seed,
+        }
+        if self.run.base_model.sft.steps > 0:
+            params["demonstrations"] = self.dataset.identity("sft")
+        return self.stage("sft", params, {})
+
+    def pool(self, split: str, policy: Stage, seed: int) -> Stage:
+        params: dict[str, Any] = {"split": split, "prompts": self.dataset.identity(split)}
+        if not self.dataset.has_responses:
+            params |= {"pool": self.run.dataset.pool.identity(), "seed": seed}
+        return self.stage("pool", params, {"policy": policy}, split)
+
+    def labels(self, split: str, pool: Stage) -> Stage:
+        if self.dataset.has_responses:
+            params = {"source": "given", "prompts": self.dataset.identity(split), "split": split}
+            return self.stage("labels", params, {"pool": pool}, split)
+        params = {"source": "judge", "judge": self.judge_content(), "split": split}
+        return self.stage("labels", params, {"pool": pool, **self.judge_inputs()}, split)
+
+    def judge_content(self) -> dict[str, Any]:
+        judge = self.run.judge
+        if judge.kind == "world":
+            return {"kind": "world", "world": self.dataset.judge_identity()}
+        if judge.kind == "hf":
+            assert judge.path is not None
+            return {"kind": "hf", "content": classifier_content(judge.path, self.layout)}
+        return {"kind": "preference"}
+
+    def judge_inputs(self) -> dict[str, Stage]:
+        """The reward model that judges, where one must be trained; the same for every seed."""
+        judge = self.run.judge
+        if judge.kind != "preference":
+            return {}
+        assert judge.training is not None
+        policy = self.sft(0)
+        pool = self.pool("judge", policy, 0)
+        model = self.learnt(judge.training, "judge", pool, self.labels("judge", pool), policy, 0)
+        return {"judge": model}
+
+    def learnt(
+        self,
+        training: RewardTraining,
+        role: str,
+        pool: Stage,
+        labels: Stage,
+        init: Stage,
+        seed: int,
+    ) -> Stage:
+        params: dict[str, Any] = {"training": training.identity(), "seed": seed}
+        if training.init == "base":
+            params["base"] = self.base_model()
+        if training.loss == "dpo":
+            params["objective"] = objective_content(
+                objective_config({**read_level("objective", "dpo"), "beta": training.beta}),
+                self.layout,
+            )
+            lora = self.run.base_model.lora
+            params["lora"] = None if lora is None else lora.identity()
+            params["optimisation"] = {
+                **self.run.training.identity(),
+                "name": "implicit reward",
+                "lr": training.lr,
+                "batch_size": training.batch_size,
+                "micro_batch_size": None,
+                "epochs": training.epochs,
+                "max_steps": None,
+                "select_checkpoint": "last",
+                "loss_floor": None,
+            }
+        inputs = {"pool": pool, "labels": labels, "init": init}
+        return self.stage("reward_model", params, inputs, role)
+
+    def evaluation(self) -> Stage:
+        run, seed = self.run, self.run.seed.value
+        sft = self.sft(self.upstream)
+        pool = self.pool("train", sft, self.upstream)
+        labels = self.labels("train", pool)
+        reward_inputs: dict[str, Stage] = {}
+        reward: dict[str, Any] = {"kind": run.reward.kind, "normalize": run.reward.normalize}
+        if run.reward.kind == "explicit" and run.reward.path is not None:
+            reward["content"] = classifier_content(run.reward.path, self.layout)
+        elif run.reward.kind in ("explicit", "implicit"):
+            assert run.reward.training is not None
+            other = self.pool("reward", sft, self.upstream)
+            reward_inputs["reward_model"] = self.learnt(
+                run.reward.training,
+                run.reward.kind,
+                other,
+                self.labels("reward", other),
+                sft,
+                self.upstream,
+            )
+        scores = self.stage(
+            "scores",
+            {"reward": reward},
+            {"pool": pool, "labels": labels, "reference": sft, **reward_inputs},
+        )
+        ref_logps = self.stage("ref_logps", {}, {"pool": pool, "reference": sft})
+        training = run.training.identity()
+        select_checkpoint = training.pop("select_checkpoint")
+        training.pop("name")
+        lora = run.base_model.lora
+        policy = self.stage(
+            "policy",
+            {
+                "objective": objective_content(run.objective, self.layout),
+                "num_responses": run.num_responses.identity(),
+                "training": training,
+                "lora": None if lora is None else lora.identity(),
+                "collection": run.collection.kind,
+                "seed": seed,
+            },
+            {"init": sft, "pool": pool, "scores": scores, "ref_logps": ref_logps},
+        )
+        judge = self.judge_inputs()
+        answering = self.answering(self.splits())
+        inputs = {
+            "policy": policy,
+            "reference": sft,
+            "baseline": self.stage("answers", answering, {"policy": sft, **judge}),
+            "scores": scores,
+            **reward_inputs,
+            **judge,
+        }
+        if select_checkpoint == "valid":
+            inputs["select"] = self.stage(
+                "select", self.answering(["valid"]), {"policy": policy, **judge}
+            )
+        return self.stage("evaluation", {**answering, "reward": reward}, inputs)
+
+    def splits(self) -> list[str]:
+        local = isinstance(self.run.dataset, LocalConfig)
+        without_ood = local and self.run.dataset.ood_path is None  # type: ignore[union-attr]
+        return ["valid", "test"] if without_ood else ["valid", "test", "ood"]
+
+    def answering(self, splits: list[str]) -> dict[str, Any]:
+        """Parameters of a stage that answers held-out prompts and has the answers judged."""
+        evaluation = self.run.evaluation
+        sizes = {
+            "valid": evaluation.num_valid,
+            "test": evaluation.num_test,
+            "ood": evaluation.num_ood,
+        }
+        return {
+            "splits": {
+                split: {"prompts": self.dataset.identity(split), "num": sizes[split]}
+                for split in splits
+            },
+            "samples_per_prompt": evaluation.samples_per_prompt,
+            "sampling": evaluation.sampling.identity(),
+            "seed": evaluation.seed,
+            "judge": self.judge_content(),
+        }

@@ -1,0 +1,86 @@
+"""Stage `pool`: N responses per prompt, sampled from the SFT policy or given with the dataset."""
+
+import time
+
+import pandas as pd
+
+from ablate.config.dataset import Pool
+from ablate.datasets import open_dataset
+from ablate.models.loading import check_lengths, context_length
+from ablate.models.tokenizer import decode_response, encode_prompt, encode_response
+from ablate.sampling.sample import sample_responses
+from ablate.stages.common import MODEL, POOL, RESULT, load_policy
+from ablate.stages.context import Context
+from ablate.store.files import write_json
+from ablate.store.tables import write_table
+
+SAMPLE_BATCH = 256
+
+
+def run(context: Context) -> None:
+    """Writes pool.parquet: a row per prompt and response, with the exact tokens."""
+    started = time.monotonic()
+    model, tokenizer = load_policy(context.inputs["policy"] / MODEL, context.run)
+    dataset = open_dataset(context.run.dataset)
+    split = context.params["split"]
+    texts = {prompt.id: prompt.text for prompt in dataset.prompts(split)}
+    ids = {name: encode_prompt(tokenizer, text) for name, text in texts.items()}
+    if dataset.has_responses:
+        given = dataset.responses(split)
+        rows = [
+            (item.prompt_id, item.index, item.text, encode_response(tokenizer, item.text), True)
+            for item in given
+        ]
+        longest = "response with its prompt"
+        check_lengths((len(ids[r[0]]) + len(r[3]) for r in rows), context_length(model), longest)
+    else:
+        pool = Pool.model_validate(context.params["pool"])
+        room = pool.sampling.max_new_tokens
+        check_lengths(
+            (len(prompt) + room for prompt in ids.values()),
+            context_length(model),
+            "prompt with max_new_tokens",
+        )
+        sampled = sample_responses(
+            model,
+            tokenizer,
+            list(ids.items()),
+            pool.num_responses,
+            sampling=pool.sampling,
+            seed=context.params["seed"],
+            batch_size=SAMPLE_BATCH,
+            report=context.report,
+        )
+        rows = [
+            (
+                item.prompt_id,
+                item.index,
+                decode_response(tokenizer, item.ids),
+                item.ids,
+                item.finished,
+            )
+            for item in sampled
+        ]
+    frame = pd.DataFrame(
+        {
+            "prompt_id": [row[0] for row in rows],
+            "prompt": [texts[row[0]] for row in rows],
+            "prompt_ids": [ids[row[0]] for row in rows],
+            "index": [row[1] for row in rows],
+            "response": [row[2] for row in rows],
+            "response_ids": [row[3] for row in rows],
+            "finished": [row[4] for row in rows],
+        }
+    )
+    write_table(frame, context.out / POOL)
+    seconds = time.monotonic() - started
+    write_json(
+        context.out / RESULT,
+        {
+            "prompts": len(texts),
+            "responses": len(frame),
+            "tokens": int(frame["response_ids"].map(len).sum()),
+            "truncated": float((~frame["finished"]).mean()),
+            "seconds": seconds,
+        },
+    )

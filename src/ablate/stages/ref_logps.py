@@ -1,0 +1,23 @@
+"""Stage `ref_logps`: log-probabilities of a pool's responses under the reference policy."""
+
+import pandas as pd
+
+from ablate.stages.common import MODEL, REF_LOGPS, as_lists, grouped, load_policy, read_pool
+from ablate.stages.context import Context
+from ablate.store.tables import write_table
+from ablate.models.logps import response_logps
+from ablate.rewards.scorers import LOGP_BATCH_TOKENS
+
+
+def run(context: Context) -> None:
+    """Writes ref_logps.parquet: prompt_id, index, logp (nats, summed over the response)."""
+    pool = read_pool(context.inputs["pool"])
+    model, tokenizer = load_policy(context.inputs["reference"] / MODEL, context.run)
+    groups = grouped(pool)
+    items = [
+        (list(rows["prompt_ids"].iloc[0]), as_lists(rows["response_ids"])) for _, rows in groups
+    ]
+    logps = response_logps(model, tokenizer, items, LOGP_BATCH_TOKENS)
+    table = pd.concat([rows[["prompt_id", "index"]] for _, rows in groups], ignore_index=True)
+    table["logp"] = [value for row in logps for value in row]
+    write_table(table, context.out / REF_LOGPS)

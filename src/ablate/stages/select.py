@@ -1,0 +1,43 @@
+"""Stage `select`: the checkpoint with the best mean judge reward on the valid prompts."""
+
+from ablate.config.dataset import Sampling
+from ablate.datasets import open_dataset
+from ablate.evaluation.answers import answer_prompts, held_out_prompts
+from ablate.evaluation.judges import open_judge
+from ablate.stages.common import MODEL, RESULT, load_policy, within
+from ablate.stages.context import Context
+from ablate.store.files import read_json, write_json
+
+
+def run(context: Context) -> None:
+    """Writes result.json: the chosen step and the mean judge reward of every checkpoint.
+
+    Ties go to the earlier checkpoint, which has moved less from the reference.
+    """
+    params = context.params
+    dataset = open_dataset(context.run.dataset)
+    prompts = held_out_prompts(dataset, params["splits"])
+    model_folder = context.inputs.get("judge")
+    judge = open_judge(
+        context.run, dataset, list(params["splits"]), model_folder and model_folder / MODEL
+    )
+    steps = read_json(context.inputs["policy"] / RESULT)["checkpoints"]
+    curve: dict[int, float] = {}
+    for number, step in enumerate(steps):
+        model, tokenizer = load_policy(context.inputs["policy"] / f"step-{step}", context.run)
+        answers = answer_prompts(
+            model,
+            tokenizer,
+            prompts,
+            samples_per_prompt=params["samples_per_prompt"],
+            sampling=Sampling.model_validate(params["sampling"]),
+            seed=params["seed"],
+            judge=judge,
+            report=within(context.report, number / len(steps), (number + 1) / len(steps)),
+        )
+        curve[step] = float(answers["judge_score"].mean())
+    best = max(steps, key=lambda step: (curve[step], -step))
+    write_json(
+        context.out / RESULT,
+        {"step": best, "valid_reward": {str(step): value for step, value in curve.items()}},
+    )

@@ -1,0 +1,67 @@
+"""Stage `sft`: the base model, fine-tuned on demonstrations; initial policy and reference."""
+
+import time
+
+from ablate.config.model import SFT
+from ablate.datasets import open_dataset
+from ablate.models.loading import (
+    build_model,
+    load_model,
+    save_model,
+    weights_digest,
+)
+from ablate.models.tokenizer import (
+    build_tokenizer,
+    encode_prompt,
+    encode_response,
+    load_tokenizer,
+)
+from ablate.stages.common import MODEL, RESULT, STEPS
+from ablate.stages.context import Context
+from ablate.store.files import write_json
+from ablate.store.tables import write_table
+from ablate.training.sft import train_sft
+
+
+def run(context: Context) -> None:
+    """Writes model/, train.parquet (where it was trained) and result.json."""
+    base = context.run.base_model
+    seed = context.params["seed"]
+    started = time.monotonic()
+    if base.kind == "scratch":
+        tokenizer = build_tokenizer(context.params["vocabulary"])
+        model = build_model(base, tokenizer, seed, device=context.run.runtime.device)
+    else:
+        assert base.path is not None
+        tokenizer = load_tokenizer(base.path, base.revision, base.trust_remote_code)
+        model = load_model(
+            base.path, base.dtype, base.revision, base.trust_remote_code, context.run.runtime.device
+        )
+    result: dict[str, float] = {"steps": 0}
+    sft = SFT.model_validate(context.params["sft"])
+    if sft.steps > 0:
+        examples = [
+            (encode_prompt(tokenizer, prompt.text), encode_response(tokenizer, text))
+            for prompt, text in open_dataset(context.run.dataset).demonstrations()
+        ]
+        steps = train_sft(
+            model,
+            tokenizer,
+            examples,
+            sft,
+            seed=seed,
+            work_dir=context.out / "work",
+            report=context.report,
+        )
+        write_table(steps, context.out / STEPS)
+        result |= {"steps": sft.steps, "final_loss": float(steps["loss"].iloc[-1])}
+    save_model(model, tokenizer, context.out / MODEL)
+    write_json(
+        context.out / RESULT,
+        {
+            **result,
+            "weights": weights_digest(model),
+            "num_parameters": sum(p.numel() for p in model.parameters()),
+            "seconds": time.monotonic() - started,
+        },
+    )

@@ -1,0 +1,113 @@
+"""Files written whole or not at all: atomic JSON, directories published by rename, checksums."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ablate.errors import StoreError
+
+MANIFEST = "manifest.json"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON to a temporary file beside `path`, flushes it to disk and renames it there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value of a file.
+
+    Raises:
+        StoreError: names the file if it cannot be read or parsed.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+
+
+def checksum(path: Path) -> str:
+    """sha256 of a file's content, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def list_files(directory: Path) -> list[Path]:
+    """All files below a directory, relative to it, in a fixed order."""
+    return sorted(path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
+
+
+def write_manifest(directory: Path) -> None:
+    """Records size and sha256 of every file below `directory`, after flushing each to disk."""
+    entries = {}
+    for relative in list_files(directory):
+        path = directory / relative
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+        entries[relative.as_posix()] = {"bytes": path.stat().st_size, "sha256": checksum(path)}
+    write_json(directory / MANIFEST, entries)
+
+
+def damage(directory: Path) -> str | None:
+    """What is wrong with a published directory, or None when it equals its manifest."""
+    try:
+        entries = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"its manifest cannot be read ({error})"
+    for name, entry in entries.items():
+        path = directory / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != entry["bytes"] or checksum(path) != entry["sha256"]:
+            return f"{name} does not match its checksum"
+    return None
+
+
+def publish(source: Path, target: Path) -> bool:
+    """Moves a finished directory to its final name; False if another process was first."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.rename(source, target)
+    except OSError:
+        if target.exists():
+            return False
+        raise
+    _flush_directory(target.parent)
+    return True
+
+
+def _flush_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def scratch(parent: Path, prefix: str) -> Iterator[Path]:
+    """A private directory that is gone afterwards unless it was renamed away."""
+    parent.mkdir(parents=True, exist_ok=True)
+    path = Path(tempfile.mkdtemp(dir=parent, prefix=f"{prefix}-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,81 @@
+"""Where everything lies below the results folder, and whether that folder can be used."""
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ablate.errors import StoreError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths below the root of a store.
+
+    stages/<name>/<identity>/   published stages, each with a manifest of checksums
+    claims/<identity>/          who computes a stage now
+    runs/<identity>/<revision>/ published records: record.json, train.parquet, eval.parquet
+    attempts/<identity>/<n>/    attempts at runs: log and cause of those that failed
+    sweeps/<name>/              frozen runs of a sweep
+    """
+
+    root: Path
+
+    @property
+    def stages(self) -> Path:
+        return self.root / "stages"
+
+    @property
+    def claims(self) -> Path:
+        return self.root / "claims"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def attempts(self) -> Path:
+        return self.root / "attempts"
+
+    @property
+    def sweeps(self) -> Path:
+        return self.root / "sweeps"
+
+    @property
+    def scratch(self) -> Path:
+        return self.root / "scratch"
+
+    @property
+    def wandb(self) -> Path:
+        return self.root / "wandb"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+
+def check_writable(layout: Layout, min_free_mb: int) -> None:
+    """Proves that the store can be written and has room, before any work is done.
+
+    Raises:
+        StoreError: a folder that cannot be made or written, or too little free space.
+    """
+    root = layout.root
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=root, prefix=".probe-") as probe:
+            probe.write(b"x")
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        raise StoreError(
+            f"the results folder {root.resolve()} cannot be written: {error.strerror}. "
+            "Choose another with results_dir=/path"
+        ) from error
+    free_mb = shutil.disk_usage(root).free // 2**20
+    if free_mb < min_free_mb:
+        raise StoreError(
+            f"the results folder {root.resolve()} has {free_mb} MB free, less than "
+            f"runtime.min_free_mb={min_free_mb}. Free some space or choose results_dir=/path"
+        )

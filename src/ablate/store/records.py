@@ -1,0 +1,140 @@
+"""Records of runs: published once by rename, listed and found without reading any table."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablate.errors import StoreError
+from ablate.store import files
+from ablate.store.layout import Layout
+
+#: raised when the meaning of a field of record.json changes
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """One published revision of a run."""
+
+    path: Path
+    data: dict[str, Any]
+
+    @property
+    def identity(self) -> str:
+        return str(self.data["id"])
+
+    @property
+    def revision(self) -> int:
+        return int(self.data["revision"])
+
+    @property
+    def short(self) -> str:
+        return self.identity[:12]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The last failed attempt at a run that has no record."""
+
+    path: Path
+    data: dict[str, Any]
+
+
+def latest(layout: Layout, identity: str) -> Record | None:
+    """The newest complete revision of a run, or None."""
+    revisions = _revisions(layout.runs / identity)
+    for number in reversed(revisions):
+        path = layout.runs / identity / str(number)
+        if (path / "record.json").exists():
+            return Record(path, files.read_json(path / "record.json"))
+    return None
+
+
+def next_revision(layout: Layout, identity: str) -> int:
+    """The number of the revision that would be published next, from 1."""
+    return max(_revisions(layout.runs / identity), default=0) + 1
+
+
+def publish(layout: Layout, identity: str, private: Path, data: dict[str, Any]) -> Record:
+    """Completes a private directory with record.json and manifest and renames it into the store."""
+    while True:
+        revision = next_revision(layout, identity)
+        data = {**data, "schema": SCHEMA, "id": identity, "revision": revision}
+        files.write_json(private / "record.json", data)
+        files.write_manifest(private)
+        target = layout.runs / identity / str(revision)
+        if files.publish(private, target):
+            return Record(target, data)
+
+
+def records(layout: Layout) -> Iterator[Record]:
+    """The newest revision of every run, in no particular order."""
+    if not layout.runs.is_dir():
+        return
+    for folder in sorted(layout.runs.iterdir()):
+        record = latest(layout, folder.name)
+        if record is not None:
+            yield record
+
+
+def find(layout: Layout, prefix: str) -> Record:
+    """The run whose identity begins with `prefix`.
+
+    Raises:
+        StoreError: no such run, or several (each is named).
+    """
+    folders = sorted(layout.runs.iterdir()) if layout.runs.is_dir() else []
+    names = [folder.name for folder in folders if folder.name.startswith(prefix)]
+    if not names:
+        raise StoreError(f"no run in {layout.root} begins with '{prefix}' (see `ablate ls`)")
+    if len(names) > 1:
+        listed = ", ".join(name[:12] for name in names[:8])
+        raise StoreError(f"'{prefix}' fits {len(names)} runs: {listed}. Give more characters")
+    record = latest(layout, names[0])
+    if record is None:
+        raise StoreError(f"run {names[0][:12]} has no complete revision")
+    return record
+
+
+def new_attempt(layout: Layout, identity: str) -> Path:
+    """A fresh directory attempts/<identity>/<n>; two processes never get the same one."""
+    base = layout.attempts / identity
+    base.mkdir(parents=True, exist_ok=True)
+    number = max(_revisions(base), default=0)
+    while True:
+        number += 1
+        try:
+            (base / str(number)).mkdir()
+        except FileExistsError:
+            continue
+        return base / str(number)
+
+
+def write_failure(attempt: Path, name: str, reason: str, stage: str | None) -> None:
+    """Leaves the cause of a failed attempt where `ls` and `show` find it."""
+    files.write_json(
+        attempt / "failure.json",
+        {"name": name, "reason": reason, "stage": stage, "time": time.time()},
+    )
+
+
+def failures(layout: Layout) -> Iterator[Failure]:
+    """The last failure of every run that has no record."""
+    if not layout.attempts.is_dir():
+        return
+    for folder in sorted(layout.attempts.iterdir()):
+        if latest(layout, folder.name) is not None:
+            continue
+        for number in reversed(_revisions(folder)):
+            path = folder / str(number) / "failure.json"
+            if path.exists():
+                yield Failure(path, {"id": folder.name, **files.read_json(path)})
+                break
+
+
+def _revisions(folder: Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    return sorted(int(child.name) for child in folder.iterdir() if child.name.isdigit())

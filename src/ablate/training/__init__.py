@@ -1,0 +1,1 @@
+"""Supervised fine-tuning, reward models and preference training on TRL's trainers."""

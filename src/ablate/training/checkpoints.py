@@ -1,0 +1,37 @@
+"""Checkpoints of a policy in training: whole model folders that exist only when complete."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ablate.models.loading import save_model
+from ablate.training.lora import merged_state_dict
+from ablate.trl_compat.fused_head import base_of
+
+
+def save_checkpoint(
+    trainer: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    dtype: torch.dtype | None,
+) -> None:
+    """Write the policy as it stands; only the main process writes.
+
+    Args:
+        dtype: type in which floating-point weights are stored; None keeps theirs.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    if hasattr(model, "get_base_model"):
+        weights = merged_state_dict(model)
+    else:
+        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if dtype is not None:
+        weights = {
+            name: value.to(dtype) if value.is_floating_point() else value
+            for name, value in weights.items()
+        }
+    if trainer.is_world_process_zero():
+        save_model(base_of(model), tokenizer, folder, state_dict=weights)
+    trainer.accelerator.wait_for_everyone()

@@ -1,0 +1,51 @@
+"""Low-rank adapters: their peft configuration, and weights with adapters merged in."""
+
+from typing import Any
+
+import torch
+
+from ablate.config.model import Lora
+
+
+def lora_config(lora: Lora) -> Any:
+    """The peft configuration of a `base_model.lora` node."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        # TRL switches every dropout off in preference training: it would blur log-ratios
+        lora_dropout=0.0,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+
+
+def merged_state_dict(model: Any) -> dict[str, torch.Tensor]:
+    """Weights of the base model with every adapter added, by the base model's own names.
+
+    The adapted model is left untouched: merging in place and taking the adapter out again would
+    round the base weights.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    base = model.get_base_model()
+    merged: dict[str, torch.Tensor] = {}
+    adapted = {
+        name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)
+    }
+    for name, value in base.state_dict().items():
+        owner = next((prefix for prefix in adapted if name.startswith(f"{prefix}.")), None)
+        if owner is None:
+            merged[name] = value
+            continue
+        inner = name.removeprefix(f"{owner}.")
+        if not inner.startswith("base_layer."):
+            continue
+        tensor = value
+        if inner == "base_layer.weight":
+            for adapter in adapted[owner].active_adapters:
+                delta: Any = adapted[owner].get_delta_weight(adapter)
+                tensor = (tensor.float() + delta.float()).to(value.dtype)
+        merged[f"{owner}.{inner.removeprefix('base_layer.')}"] = tensor
+    return merged

@@ -1,0 +1,131 @@
+"""A DPOTrainer without its pairs: data come collated, the reference is precomputed elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+from trl import DPOConfig, DPOTrainer
+from trl.trainer import dpo_trainer
+
+from ablate.trl_compat import fused_head
+from ablate.trl_compat.quiet import QuietTrainer, silence
+from ablate.trl_compat.version import check_version
+from datasets import Dataset
+
+#: what `DPOTrainer` calls or sets and this module overrides or reads; the tests compare it with
+#: the installed TRL, so that a changed signature or a vanished name is noticed there
+OVERRIDDEN = {
+    "_prepare_dataset": ("self", "dataset", "processing_class", "args", "dataset_name"),
+    "_precompute_ref_logps": ("self", "dataset", "name", "batch_size"),
+    "_set_signature_columns_if_needed": ("self",),
+    "compute_loss": ("self", "model", "inputs", "return_outputs", "num_items_in_batch"),
+    "_compute_loss": ("self", "model", "inputs", "return_outputs"),
+    "log": ("self", "logs", "start_time"),
+    "get_batch_samples": ("self", "epoch_iterator", "num_batches", "device"),
+    "_get_grad_norm": ("self", "model", "grad_norm"),
+    "_send_telemetry": ("self",),
+}
+#: lines of `DPOTrainer` that this module relies on
+SOURCE_MARKERS = (
+    'self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}',
+    "hash_module(self.ref_model or self.model) if args.precompute_ref_log_probs else None",
+    "args.precompute_ref_log_probs and not self.is_fsdp_enabled",
+    "model = get_peft_model(model, peft_config, **get_peft_model_kwargs)",
+    "return self._compute_loss(model, inputs, return_outputs)",
+    "add_fused_lm_head(self.model.get_base_model() if is_peft_model(self.model) else self.model",
+)
+
+
+class GroupTrainer(QuietTrainer, DPOTrainer):
+    """TRL's DPOTrainer as the frame for objectives over groups of K responses.
+
+    Kept from TRL: peft and accelerate support, the fused LM head, metrics, callbacks, the loop.
+    Overridden: everything that knows about chosen and rejected, and everything that would load,
+    hash or run a reference model, whose log-probs arrive with the data.
+
+    The dataset holds the positions 0 … n-1; the collator looks the groups up. `_compute_loss`
+    of a subclass gets the number of usable prompts of the global batch, so the loss is final:
+    transformers must not divide it by the accumulation steps.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: Any,
+        arguments: dict[str, Any],
+        *,
+        collator: Any,
+        num_positions: int,
+        tokenizer: Any,
+        callbacks: list[TrainerCallback],
+        peft_config: Any = None,
+    ) -> None:
+        check_version()
+        config = DPOConfig(**arguments, precompute_ref_log_probs=True, max_length=None)
+        with _without_hashing():
+            super().__init__(
+                model=model,
+                args=config,
+                data_collator=collator,
+                train_dataset=Dataset.from_dict({"index": list(range(num_positions))}),
+                processing_class=tokenizer,
+                callbacks=callbacks,
+                peft_config=peft_config,
+            )
+        silence(self)
+        # TRL's head also computes entropies and top-1 hits, which nothing here reads
+        fused_head.attach(self.model)
+
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: Any, dataset_name: str
+    ) -> Any:
+        """Prompts and responses are token ids already."""
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        """Reference log-probs come with the groups."""
+        return dataset
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = ["index"]
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        """TRL's wrapper drops `num_items_in_batch`; here it is the loss's denominator."""
+        self.num_items_in_batch = num_items_in_batch
+        loss: torch.Tensor = self._compute_loss(model, inputs, return_outputs)
+        return loss
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: transformers walks over all parameters for it at every micro-batch."""
+        return 0
+
+    def release(self) -> None:
+        """Give the model back as it came: no autocast wrapper, no fused head, gradients freed."""
+        base = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        fused_head.detach(base)
+        base.zero_grad(set_to_none=True)
+        base.eval()
+
+
+@contextmanager
+def _without_hashing() -> Iterator[None]:
+    """Within: DPOTrainer does not hash the model's weights.
+
+    It does so to name a cache of reference log-probs, which is never written here; hashing
+    reads every weight through the CPU.
+    """
+    original = dpo_trainer.hash_module
+    dpo_trainer.hash_module = lambda module: "not hashed"
+    try:
+        yield
+    finally:
+        dpo_trainer.hash_module = original

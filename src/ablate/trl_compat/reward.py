@@ -1,0 +1,104 @@
+"""TRL's RewardTrainer on token ids: Bradley–Terry as TRL has it, or regression on scores."""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, TrainerCallback
+from trl import RewardConfig, RewardTrainer
+
+from ablate.trl_compat.quiet import QuietTrainer, quiet, silence
+from ablate.trl_compat.version import check_version
+from datasets import Dataset
+
+
+class TokenRewardTrainer(QuietTrainer, RewardTrainer):
+    """RewardTrainer whose dataset holds positions; the collator looks the examples up.
+
+    Batches with `labels` (float[R], one score per sequence) are trained by mean squared error;
+    others hold all chosen and then all rejected sequences and go to TRL's Bradley–Terry loss.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        arguments: dict[str, Any],
+        *,
+        collator: Any,
+        num_positions: int,
+        tokenizer: Any,
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        check_version()
+        super().__init__(
+            model=model,
+            args=RewardConfig(**arguments, max_length=None),
+            data_collator=collator,
+            train_dataset=Dataset.from_dict({"index": list(range(num_positions))}),
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+        silence(self)
+
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: Any, dataset_name: str
+    ) -> Any:
+        """Sequences are token ids already."""
+        return dataset
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = ["index"]
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Mean squared error on scored batches, TRL's own loss on compared ones."""
+        if "labels" not in inputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        targets = inputs["labels"]
+        output = model(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+        )
+        scores = output.logits.squeeze(-1).float()
+        loss = torch.nn.functional.mse_loss(scores, targets)
+        centred = (scores - scores.mean()).detach()
+        spread = centred.norm() * (targets - targets.mean()).norm()
+        correlation = (centred * (targets - targets.mean())).sum() / spread.clamp(min=1e-12)
+        self._metrics["train"]["correlation"].append(float(correlation))
+        self._metrics["train"]["mean_reward"].append(float(scores.detach().mean()))
+        return (loss, output) if return_outputs else loss
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The scores are called `labels`, but they are no tokens to be counted."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return batches, None
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: transformers walks over all parameters for it at every micro-batch."""
+        return 0
+
+    def release(self) -> None:
+        """Give the model back as it came: no autocast wrapper, gradients freed."""
+        base = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        base.zero_grad(set_to_none=True)
+        base.eval()
+
+
+def classifier_from_causal(path: str, *, pad_token_id: int, seed: int, **kwargs: Any) -> Any:
+    """A sequence classifier with one output on the weights of a causal model.
+
+    The new head is drawn from `seed`; the warnings that it is new and that the language-model
+    head is gone, both meant, are kept back by TRL's own filter.
+    """
+    from transformers import AutoModelForSequenceClassification
+    from trl.trainer.reward_trainer import suppress_seqcls_warning
+
+    with torch.random.fork_rng(devices=[]), suppress_seqcls_warning(), quiet():
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+            path, num_labels=1, pad_token_id=pad_token_id, **kwargs
+        )
+    return model

@@ -1,0 +1,1 @@
+"""Hydra plugins of ablate: the sweeper and the launchers."""

@@ -1,0 +1,58 @@
+"""Reward models: scores do not depend on padding; what is no reward model is refused."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+
+from ablate.errors import ModelError
+from ablate.models.scoring import load_reward_model, score_responses
+from ablate.models.tokenizer import build_tokenizer
+
+TOKENIZER = build_tokenizer(list("abcdefgh"))
+
+
+def _shape(**changes):
+    return LlamaConfig(
+        vocab_size=len(TOKENIZER), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, intermediate_size=32, max_position_embeddings=16,
+        pad_token_id=TOKENIZER.pad_token_id, initializer_range=0.3, **changes,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return LlamaForSequenceClassification(_shape(num_labels=1)).eval()
+
+
+def test_scores_are_the_head_at_the_last_token(model):
+    pairs = [([1, 5, 3], [6, 2]), ([1, 3], [7, 8, 9, 10, 2]), ([1, 5, 6, 7, 3], [2])]
+    for batch_size in (1, 2, 3):
+        scores = score_responses(model, TOKENIZER, pairs, batch_size)
+        for (prompt, response), score in zip(pairs, scores, strict=True):
+            with torch.no_grad():
+                hidden = model.model(torch.tensor([prompt + response])).last_hidden_state[0, -1]
+                expected = float(model.score(hidden))
+            assert score == pytest.approx(expected, abs=1e-5)
+    assert scores.dtype == np.float64
+
+
+def test_reward_models_come_back_from_disk(model, tmp_path):
+    model.save_pretrained(tmp_path / "rm")
+    again = load_reward_model(tmp_path / "rm", device="cpu")
+    pairs = [([1, 5, 3], [6, 2])]
+    assert score_responses(again, TOKENIZER, pairs, 1) == score_responses(
+        model, TOKENIZER, pairs, 1
+    )
+
+
+def test_language_models_and_wide_classifiers_are_refused(tmp_path):
+    LlamaForCausalLM(_shape()).save_pretrained(tmp_path / "lm")
+    with pytest.raises(ModelError, match="not a reward model"):
+        load_reward_model(tmp_path / "lm")
+    LlamaForSequenceClassification(_shape(num_labels=3)).save_pretrained(tmp_path / "three")
+    with pytest.raises(ModelError, match="3 outputs"):
+        load_reward_model(tmp_path / "three")
+    with pytest.raises(ModelError, match="does not exist"):
+        load_reward_model(tmp_path / "nothing")

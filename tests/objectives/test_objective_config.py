@@ -1,0 +1,152 @@
+"""Objectives that have no meaning are refused before any work, with the reason."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from objective_groups import LEVELS, change, random_group
+
+from ablate.config.levels import level_path, level_summary, read_level
+from ablate.config.objective import objective_config
+from ablate.errors import ConfigError, DataError
+from ablate.objectives import make_objective
+
+
+@pytest.mark.parametrize(
+    ("level", "overrides", "message"),
+    [
+        ("dpo", {"beta": 0}, "beta=0: .*greater than 0"),
+        ("dpo", {"beta": -0.1}, "greater than 0"),
+        ("dpo", {"beta": float("nan")}, "beta=nan"),
+        ("dpo", {"beta": float("inf")}, "beta=inf"),
+        ("dpo", {"eta": 2.0}, "eta=2.0 has no meaning with target=hard"),
+        ("dpo", {"gamma": 0.5}, "shift=gamma takes exactly one"),
+        ("dpo", {"distance": "sq"}, "distance=sq cannot aim at target=hard"),
+        ("dpo", {"distance": "fwd"}, "finite only if"),
+        ("dpo", {"structure": "categorical"}, "pairing=best_vs_random has no meaning"),
+        ("dpo", {"ties": "keep"}, "ties=keep belongs to target=rewards"),
+        ("dpo", {"target": "smoothed"}, "target=smoothed needs epsilon"),
+        ("dpo", {"target": "unbiased", "epsilon": 0.5}, "epsilon=0.5"),
+        ("dpo", {"log_z": "ignored"}, "declare log_z=cancels"),
+        ("dpo", {"pairing": "best_vs_all"}, "pairing='best_vs_all'"),
+        ("ipo", {"score": "mean"}, "declare log_z=ignored"),
+        ("simpo", {"gamma": 0.1}, "exactly one of gamma and gamma_beta_ratio"),
+        ("simpo", {"log_z": "cancels"}, "declare log_z=ignored"),
+        ("kto", {"log_z": "cancels"}, "declare log_z=baseline"),
+        ("kto", {"baseline": "none"}, "declare log_z=ignored"),
+        ("kto", {"pairing": None}, "structure=pointwise needs pairing"),
+        ("rpo_bwd", {"eta": None}, "target=rewards needs eta"),
+        ("rpo_bwd", {"eta": 0.0}, "eta=0.0"),
+        ("rpo_bwd", {"ties": "drop"}, "ties=keep belongs to target=rewards"),
+        ("rpo_bwd", {"distance": "sq"}, "distance=sq cannot measure structure=categorical"),
+        ("rpo_bwd", {"units": "log_ratio"}, "units=log_ratio divides a square"),
+        ("rpo_bwd", {"shift": "gamma", "gamma": 1.0}, "structure=categorical has none"),
+        ("rpo_sqloo", {"target": "hard", "eta": None, "ties": "drop"}, "no meaning with"),
+        ("rpo_sq", {"subtract_entropy": True}, "subtract_entropy=true needs distance=ce"),
+        ("rpo_sq", {"aux": {"nll_all": 1.0}}, "aux"),
+    ],
+)
+def test_combinations_without_meaning_are_refused(level, overrides, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        make_objective(level, **overrides)
+    assert f"'{level}'" in str(caught.value)
+
+
+def test_an_unknown_level_names_the_known_ones_and_the_nearest():
+    with pytest.raises(ConfigError) as caught:
+        make_objective("simp0")
+    message = str(caught.value)
+    assert "Did you mean 'simpo'" in message
+    assert all(name in message for name in LEVELS)
+
+
+def test_an_unknown_field_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"no field 'betta'\. Did you mean 'beta'"):
+        make_objective("dpo", betta=1.0)
+
+
+def test_an_incomplete_node_names_what_is_missing():
+    values = read_level("objective", "dpo")
+    del values["beta"]
+    with pytest.raises(ConfigError, match="beta is missing"):
+        objective_config({**values, "temperature": 1.0})
+    with pytest.raises(ConfigError, match="temperature is not a field"):
+        objective_config({**values, "temperature": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("level", "field", "message"),
+    [
+        ("dpo", "ref_logps", "ref_logps"),
+        ("simpo", "lengths", "lengths"),
+        ("rpo_bwd", "rewards", "order of the responses is not enough"),
+        ("kto", "rewards", "rewards or ranks"),
+    ],
+)
+def test_a_group_that_lacks_something_is_refused_by_name(level, field, message):
+    with pytest.raises(DataError, match=message):
+        make_objective(level)(change(random_group(), **{field: None}))
+
+
+def test_ranks_do_not_stand_in_for_scores():
+    group = change(random_group(), rewards=None, ranks=torch.rand(4, 4))
+    make_objective("dpo")(group)
+    with pytest.raises(DataError, match="rewards"):
+        make_objective("rpo_sq")(group)
+
+
+def test_simpo_reads_no_reference():
+    group = random_group()
+    objective = make_objective("simpo")
+    assert not objective.needs.reference
+    bare = change(group, ref_logps=None)
+    assert torch.equal(objective(bare).per_prompt, objective(group).per_prompt)
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_level_files_are_short_commented_and_complete(name):
+    config = make_objective(name).config
+    assert config.name == name
+    assert config.formula
+    assert config.rpo_reading
+    assert level_summary("objective", name)
+    lines = level_path("objective", name).read_text().splitlines()
+    content = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    slots = [
+        line
+        for line in content
+        if line.split(":")[0]
+        not in ("defaults", "name", "title", "arxiv", "formula", "rpo_reading", "checked")
+    ]
+    assert 1 <= len(slots) <= 12
+    beta = next(line for line in content if line.startswith("beta:"))
+    assert "#" in beta, "a default says where it comes from"
+
+
+def test_needs_are_known_without_torch():
+    code = (
+        "import sys\n"
+        "from ablate.config.levels import read_level\n"
+        "from ablate.config.objective import objective_config\n"
+        "print(objective_config(read_level('objective', 'kto')).needs)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "mismatched=True" in done.stdout
+
+
+def test_a_level_in_a_folder_of_the_user_works_without_touching_the_package(tmp_path):
+    folder = tmp_path / "objective"
+    folder.mkdir()
+    (folder / "wide_dpo.yaml").write_text(
+        "# DPO against the worst response.\n"
+        "defaults: [dpo, _self_]\n"
+        "name: wide_dpo\n"
+        "pairing: best_vs_worst\n"
+    )
+    group = random_group()
+    mine = make_objective("wide_dpo", search=[tmp_path], beta=0.2)
+    same = make_objective("dpo", beta=0.2, pairing="best_vs_worst")
+    assert torch.equal(mine(group).per_prompt, same(group).per_prompt)
+    assert mine.name == "wide_dpo"
