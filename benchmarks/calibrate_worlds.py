@@ -67,12 +67,14 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    return float(loss)
+    return loss.item()
 
 
 @torch.no_grad()
-def sample(model: LlamaForCausalLM, prompt: list[int], number: int, longest: int) -> list[int]:
-    """`number` responses to one prompt at temperature 1, as flat ids with EOS between them."""
+def sample(
+    model: LlamaForCausalLM, prompt: list[int], number: int, longest: int
+) -> list[list[int]]:
+    """`number` responses to one prompt at temperature 1, as token ids."""
     ids = torch.tensor([prompt] * number)
     out = model.generate(
         input_ids=ids,
@@ -94,6 +96,7 @@ def report(title: str, world: World, prompts: list[Prompt], texts: list[list[str
     )
     shown = np.array([[world.nuisance_words(t) for t in row] for row in texts], dtype=float)
     lengths = np.array([[len(t.split()) for t in row] for row in texts], dtype=float)
+    full = scores > world.best_score - 1e-9
     number = scores.shape[1]
     equal = sum((scores[:, i] == scores[:, j]).mean() for i in range(number) for j in range(i))
     ties = equal / (number * (number - 1) / 2)
@@ -106,7 +109,7 @@ def report(title: str, world: World, prompts: list[Prompt], texts: list[list[str
     print(
         f"{title:16s} mean {scores.mean():.3f}  sd within {scores.std(1, ddof=1).mean():.3f}"
         f"  ties {ties:.3f}  best of {number} {scores.max(1).mean():.3f}"
-        f"  worst {scores.min(1).mean():.3f}  full marks {(scores > world.best_score - 1e-9).mean():.3f}"
+        f"  worst {scores.min(1).mean():.3f}  full marks {full.mean():.3f}"
         f"  words {lengths.mean():.1f} (longest {lengths.max():.0f})"
         f"  show {shown.mean():.2f}  r(score, show) {within(shown):.3f}"
         f"  r(score, words) {within(lengths):.3f}",
@@ -132,7 +135,6 @@ def calibrate(name: str, options: argparse.Namespace) -> None:
 
     demos = world.demonstrations()
     rows = [([BOS, *encode(p.text), SEP], [*encode(r), EOS]) for p, r in demos]
-    report(f"{name} demos", world, [p for p, _ in demos[:2]], [[demos[0][1]] * 2, [demos[1][1]] * 2])
     scores = [world.judge(p, r) for p, r in demos]
     print(f"demonstrations: mean {statistics.mean(scores):.3f}, sd {statistics.pstdev(scores):.3f}")
     torch.manual_seed(options.seed)

@@ -44,6 +44,18 @@ from ablate.objectives import make_objective
         ("rpo_bwd", {"shift": "gamma", "gamma": 1.0}, "structure=categorical has none"),
         ("rpo_sqloo", {"target": "hard", "eta": None, "ties": "drop"}, "no meaning with"),
         ("rpo_sq", {"subtract_entropy": True}, "subtract_entropy=true needs distance=ce"),
+        ("aot", {"pairing": "all_pairs"}, "one pair per prompt"),
+        ("aot", {"score": "mean", "log_z": "ignored"}, "sorts the sums"),
+        ("aot", {"ties": "half"}, "leaves no pair to shift or to halve"),
+        ("aot_unpaired", {"log_z": "cancels"}, "declare log_z=ignored"),
+        ("exo", {"epsilon": 0.0}, "infinite"),
+        ("odpo", {"ties": "half"}, "infinite at a tie"),
+        ("dpo_pl", {"ties": "half"}, "use ties=drop"),
+        ("modpo", {"extra_weights": [0.6, 0.4]}, "sum to less than 1"),
+        ("modpo", {"extra_weights": [-0.1]}, "non-negative"),
+        ("rdpo", {"subtract_entropy": True}, "a label that is a probability"),
+        ("orpo", {"reference": "fixed"}, "set reference=none"),
+        ("f_dpo_js", {"reference": "none"}, "set reference=fixed"),
         ("rpo_sq", {"aux": {"nll_all": 1.0}}, "aux"),
     ],
 )
@@ -82,11 +94,21 @@ def test_an_incomplete_node_names_what_is_missing():
         ("simpo", "lengths", "lengths"),
         ("rpo_bwd", "rewards", "order of the responses is not enough"),
         ("kto", "rewards", "rewards or ranks"),
+        ("odpo", "rewards", "order of the responses is not enough"),
+        ("modpo", "extra_rewards", "extra_rewards"),
+        ("ld_dpo", "token_logps", "token_logps"),
+        ("ld_dpo", "token_ref_logps", "token_ref_logps"),
+        ("r_dpo", "lengths", "lengths"),
     ],
 )
 def test_a_group_that_lacks_something_is_refused_by_name(level, field, message):
     with pytest.raises(DataError, match=message):
         make_objective(level)(change(random_group(), **{field: None}))
+
+
+def test_the_number_of_further_rewards_must_fit():
+    with pytest.raises(DataError, match="2 extra_weights for 1"):
+        make_objective("modpo", extra_weights=[0.1, 0.2])(random_group())
 
 
 def test_ranks_do_not_stand_in_for_scores():

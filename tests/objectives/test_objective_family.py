@@ -341,3 +341,19 @@ def test_auxiliary_likelihood_belongs_to_the_best_response():
     )
     expected = torch.zeros_like(moved).scatter(1, best, -0.005 / 5)
     torch.testing.assert_close(moved - gradient, expected, **EXACT)
+
+
+def test_optimal_transport_sorts_over_the_batch():
+    group = random_group(23, 9, 2, scale=5)
+    group.rewards[4] = 1.0  # a tie, left out
+    keep = [row for row in range(9) if row != 4]
+    sides = Sides(group.rows(torch.tensor(keep)))
+    ref_gap = (sides.s_w - sides.h_w) - (sides.s_l - sides.h_l)
+    paired = np.sort(sides.s_w - sides.s_l) - np.sort(ref_gap)
+    unpaired = np.sort(sides.h_w) - np.sort(sides.h_l)
+    for name, margin in {"aot": paired, "aot_unpaired": unpaired}.items():
+        output = make_objective(name, beta=0.3)(group)
+        assert output.loss.item() == pytest.approx(-log_expit(0.3 * margin).mean(), rel=1e-12)
+        assert output.metrics["usable"] == 8
+    single = group.rows(slice(0, 1))
+    torch.testing.assert_close(values("aot", single), values("dpo", single), **EXACT)

@@ -1,72 +1,13 @@
 """Configuration of an objective: the slots it is composed of, what they need, and their limits."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, ValidationError, model_validator
 
 from ablate.config.base import Node
+from ablate.config.objective_rules import slot_problems
 from ablate.errors import ConfigError
-
-#: distances that each structure can measure with
-DISTANCES: dict[str, tuple[str, ...]] = {
-    "pair": ("ce", "fwd", "sq", "hinge", "sigmoid", "discopop"),
-    "pointwise": ("ce", "sq", "sigmoid"),
-    "categorical": ("ce", "fwd"),
-    "loo": ("sq",),
-    "centred": ("sq",),
-    "ranking": ("ce",),
-    "noise_contrastive": ("ce",),
-}
-#: targets that each structure can aim at
-STRUCTURE_TARGETS: dict[str, tuple[str, ...]] = {
-    "pair": ("hard", "smoothed", "unbiased", "constant", "rewards"),
-    "pointwise": ("hard", "constant"),
-    "categorical": ("hard", "rewards"),
-    "loo": ("rewards",),
-    "centred": ("rewards",),
-    "ranking": ("hard",),
-    "noise_contrastive": ("hard", "rewards"),
-}
-#: targets that each distance can be taken to, with the reason for the limit
-DISTANCE_TARGETS: dict[str, tuple[tuple[str, ...], str]] = {
-    "ce": (
-        ("hard", "smoothed", "unbiased", "constant", "rewards"),
-        "cross-entropy takes any label",
-    ),
-    "fwd": (
-        ("smoothed", "constant", "rewards"),
-        "KL(policy || target) is finite only if the target gives both outcomes a probability in "
-        "(0, 1)",
-    ),
-    "sq": (("constant", "rewards"), "a square needs a finite number to aim at"),
-    "hinge": (("constant",), "a hinge needs the margin from which on the loss is zero"),
-    "discopop": (("hard",), "the discovered loss knows winner and loser only"),
-    "sigmoid": (("hard",), "the sigmoid utility knows desirable and undesirable only"),
-}
-#: scores whose differences within a prompt do not see log Z(x)
-ADDITIVE_SCORES = ("sum", "ld")
-#: structures that see only differences of scores within a prompt
-DIFFERENCES = ("pair", "categorical", "loo", "centred", "ranking")
-#: what each hyper-parameter belongs to: (slot, values of that slot)
-OWNERS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "eta": ("target", ("rewards",)),
-    "epsilon": ("target", ("smoothed", "unbiased")),
-    "constant": ("target", ("constant",)),
-    "length_weight": ("shift", ("length",)),
-    "gap_weight": ("shift", ("log_reward_gap",)),
-    "extra_weights": ("shift", ("extra_rewards",)),
-    "ld_alpha": ("score", ("ld",)),
-    "f_alpha": ("score", ("alpha_divergence",)),
-    "shape_alpha": ("score", ("alpha_shaped",)),
-    "tau": ("distance", ("discopop",)),
-    "aggregate_beta": ("aggregate", ("log_mean_exp",)),
-    "pairing": ("structure", ("pair", "pointwise")),
-    "baseline": ("structure", ("pointwise",)),
-    "desirable_weight": ("structure", ("pointwise",)),
-    "undesirable_weight": ("structure", ("pointwise",)),
-}
 
 
 @dataclass(frozen=True)
@@ -134,6 +75,9 @@ class ObjectiveConfig(Node):
     baseline: Literal["none", "z0"] | None
     #: auxiliary terms by kind, each with its coefficient
     aux: dict[Literal["nll_best", "nll_best_mean", "sigmoid_best"], float]
+    #: optimal transport over the global batch: sort the gaps of policy and reference, or the
+    #: scores of better and worse responses, before they are compared
+    batch_sort: Literal["none", "gaps", "scores"]
     #: how losses of prompts become one: the mean, or -b·log mean exp(-loss/b)
     aggregate: Literal["mean", "log_mean_exp"]
 
@@ -155,103 +99,10 @@ class ObjectiveConfig(Node):
 
     @model_validator(mode="after")
     def _has_a_meaning(self) -> "ObjectiveConfig":
-        problems = list(self._problems())
+        problems = list(slot_problems(self))
         if problems:
             raise ValueError("; ".join(problems))
         return self
-
-    def _problems(self) -> Iterator[str]:
-        for name, (slot, values) in OWNERS.items():
-            given, used = getattr(self, name) is not None, getattr(self, slot) in values
-            if used and not given:
-                yield f"{slot}={getattr(self, slot)} needs {name}, which is null"
-            if given and not used:
-                yield (
-                    f"{name}={getattr(self, name)} has no meaning with {slot}="
-                    f"{getattr(self, slot)} (it belongs to {slot}={' or '.join(values)}); "
-                    f"set {name}=null"
-                )
-        yield from self._slot_problems()
-        yield from self._parameter_problems()
-        yield from self._log_z_problems()
-
-    def _slot_problems(self) -> Iterator[str]:
-        allowed = DISTANCES[self.structure]
-        if self.distance not in allowed:
-            yield (
-                f"distance={self.distance} cannot measure structure={self.structure}; "
-                f"it takes {', '.join(allowed)}"
-            )
-        targets = STRUCTURE_TARGETS[self.structure]
-        if self.target not in targets:
-            yield (
-                f"target={self.target} has no meaning with structure={self.structure}; "
-                f"it takes {', '.join(targets)}"
-            )
-        reachable, reason = DISTANCE_TARGETS[self.distance]
-        if self.target not in reachable:
-            yield (
-                f"distance={self.distance} cannot aim at target={self.target}: {reason} "
-                f"(possible: {', '.join(reachable)})"
-            )
-        if (self.ties == "keep") != (self.target == "rewards"):
-            yield (
-                "ties=keep belongs to target=rewards, where an equal reward is a target like any "
-                f"other (got ties={self.ties} with target={self.target})"
-            )
-        if self.ties == "half" and self.structure == "ranking":
-            yield "structure=ranking compares each response with worse ones only; use ties=drop"
-        if self.ties == "half" and self.shift == "log_reward_gap":
-            yield "shift=log_reward_gap is infinite at a tie; use ties=drop"
-        if self.shift != "none" and self.structure != "pair":
-            yield (
-                f"shift={self.shift} moves the margin of a pair; "
-                f"structure={self.structure} has none"
-            )
-        if self.units == "log_ratio" and self.distance != "sq":
-            yield "units=log_ratio divides a square by beta²; set distance=sq or units=reward"
-        if self.subtract_entropy and (self.distance != "ce" or self.target == "unbiased"):
-            yield (
-                "subtract_entropy=true needs distance=ce and a label that is a probability "
-                f"(got distance={self.distance}, target={self.target})"
-            )
-        if self.reference == "none" and self.score in ("forward_kl", "js", "alpha_divergence"):
-            yield f"score={self.score} is a function of the density ratio; set reference=fixed"
-        if self.reference == "fixed" and self.score in ("log_odds", "alpha_shaped"):
-            yield f"score={self.score} is a function of the policy alone; set reference=none"
-
-    def _parameter_problems(self) -> Iterator[str]:
-        if self.distance == "fwd" and self.epsilon == 0:
-            yield "epsilon=0 makes KL(policy || target) infinite; take 0 < epsilon < 0.5"
-        gammas = (self.gamma is not None) + (self.gamma_beta_ratio is not None)
-        if gammas != (self.shift == "gamma"):
-            yield (
-                "shift=gamma takes exactly one of gamma and gamma_beta_ratio, other shifts none "
-                f"(got shift={self.shift}, gamma={self.gamma}, "
-                f"gamma_beta_ratio={self.gamma_beta_ratio})"
-            )
-        weights = self.extra_weights
-        if weights is not None and (
-            not weights or min(weights) < 0 or not 0 < 1 - sum(weights) <= 1
-        ):
-            yield (
-                "extra_weights must be non-negative and sum to less than 1; the rest is the "
-                f"weight of the preference itself (got {weights})"
-            )
-
-    def _log_z_problems(self) -> Iterator[str]:
-        if self.structure in DIFFERENCES and self.score in ADDITIVE_SCORES:
-            actual, why = "cancels", "only differences of scores within a prompt enter"
-        elif self.baseline not in (None, "none"):
-            actual, why = "baseline", f"baseline={self.baseline} stands in for it"
-        else:
-            actual = "ignored"
-            why = f"structure={self.structure} with score={self.score} leaves it in the loss"
-        if self.log_z != actual:
-            yield (
-                f"log_z={self.log_z} is not what these slots do with beta·log Z(x): {why}; "
-                f"declare log_z={actual} if that is meant"
-            )
 
     @property
     def needs(self) -> Needs:
@@ -274,7 +125,7 @@ class ObjectiveConfig(Node):
     @property
     def batch_coupled(self) -> bool:
         """True where a prompt's loss depends on the other prompts of the global batch."""
-        return self.baseline == "z0" or self.aggregate != "mean"
+        return self.baseline == "z0" or self.aggregate != "mean" or self.batch_sort != "none"
 
 
 def objective_config(values: dict[str, Any]) -> ObjectiveConfig:

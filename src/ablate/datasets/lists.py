@@ -1,5 +1,6 @@
 """The world `lists`: name items of a category, with a judge that grades by rule from 0 to 10."""
 
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from ablate.config.dataset import WorldConfig
@@ -65,8 +66,8 @@ def judge(response: str, facts: dict[str, Any]) -> float:
     content = sum(sorted(APTNESS[i] for i in good)[:count]) / sum(APTNESS[i] for i in best_choice)
     shares = [(5, content)]
     if facts["order"] != "any":
-        pairs = list(zip(good, good[1:], strict=False))
-        right = sum(a < b if facts["order"] == "sorted" else a > b for a, b in pairs)
+        rising = facts["order"] == "sorted"
+        right = sum((a < b) == rising for a, b in pairwise(good))
         shares.append((3, right / (max(count, len(good)) - 1)))
     if required:
         shares.append((2, sum(item in good for item in required) / len(required)))

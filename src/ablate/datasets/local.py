@@ -16,9 +16,10 @@ class LocalDataset:
 
     Each row is a group: a prompt with `chosen` and `rejected` (scores 1 and 0), or with
     `responses` and `scores`, of any number from two up. A row belongs to the split that its
-    column `split` names, or, where the file has no such column, to the split in which the hash
-    of its prompt falls. All rows of `ood_path` belong to `ood`. Demonstrations are the best
-    responses of the rows of `sft`, or of `train` where no row is of `sft`.
+    column `split` names; where the file has no such column, the prompts are put in the order of
+    their hashes and divided by the configured shares. All rows of `ood_path` belong to `ood`.
+    Demonstrations are the best responses of the rows of `sft`, or of `train` where no row is of
+    `sft`.
     """
 
     VERSION = 1
@@ -41,11 +42,16 @@ class LocalDataset:
             ood = read_table(Path(config.ood_path).expanduser(), SPLITS)
             rows = [replace(row, split="ood") for row in ood.rows]
             self._tables.append(replace(ood, rows=rows))
+        #: False where the file only says which of two responses is better
+        self.has_scores = all(table.has_scores for table in self._tables)
         self._prompts: dict[str, list[Prompt]] = {split: [] for split in SPLITS}
         self._responses: dict[str, list[GivenResponse]] = {}
         self._sort(self._tables)
         if not self._prompts["train"]:
-            raise DataError(f"{config.path}: no row belongs to the split 'train'")
+            raise DataError(
+                f"{config.path}: no row is left for the split 'train'; the file holds "
+                f"{len(self._tables[0].rows)} rows"
+            )
         if not self._prompts["sft"]:
             self._prompts["sft"] = self._prompts["train"]
 
@@ -77,20 +83,19 @@ class LocalDataset:
         """Number of responses by prompt id."""
         return {prompt.id: len(self._responses[prompt.id]) for prompt in self.prompts(split)}
 
-    @property
-    def has_scores(self) -> bool:
-        """False where every row says only which of two responses is better."""
-        return any(
-            set(row.scores) - {0.0, 1.0} for table in self._tables for row in table.rows
-        )
+    def judge(self, prompt: Prompt, response: str) -> float:
+        """A file has no judge: always raises `DataError`."""
+        raise self._no_judge()
 
     def judge_identity(self) -> dict[str, Any]:
         """A file has no judge: always raises `DataError`."""
-        raise DataError(f"dataset '{self.name}' has no exact judge; choose another judge=…")
+        raise self._no_judge()
 
-    def judge(self, prompt: Prompt, response: str) -> float:
-        """A file has no judge: always raises `DataError`."""
-        raise DataError(f"dataset '{self.name}' has no exact judge; choose another judge=…")
+    def _no_judge(self) -> DataError:
+        return DataError(
+            f"dataset={self.name} has no rule that judges new responses; "
+            "use judge=preference or judge=hf"
+        )
 
     def _shares(self) -> dict[str, float]:
         config = self.config
@@ -106,9 +111,10 @@ class LocalDataset:
         first: dict[str, tuple[str, str]] = {}
         seen: dict[str, int] = {}
         for table in tables:
+            by_hash = self._divide({row.prompt for row in table.rows if row.split is None})
             clashes = []
             for row in table.rows:
-                split = row.split or self._split_by_hash(row.prompt)
+                split = row.split or by_hash[row.prompt]
                 where = f"row {row.number} of {table.path.name} ({split})"
                 other_split, other = first.setdefault(row.prompt, (split, where))
                 if other_split != split:
@@ -126,10 +132,16 @@ class LocalDataset:
                 ]
             table.refuse(clashes, "the same prompt in two splits; give it one split")
 
-    def _split_by_hash(self, prompt: str) -> str:
-        where = unit_hash("local", prompt)
+    def _divide(self, prompts: set[str]) -> dict[str, str]:
+        """The split of each prompt by its share: the order of the file plays no part.
+
+        Every share above 0 gets at least one prompt, however short the file.
+        """
+        ranked = sorted(prompts, key=lambda prompt: unit_hash("local", prompt))
+        split_of = dict.fromkeys(ranked, "train")
+        start = 0
         for split, share in self._shares().items():
-            if where < share:
-                return split
-            where -= share
-        return "train"
+            end = start + (max(1, round(share * len(ranked))) if share > 0 else 0)
+            split_of |= dict.fromkeys(ranked[start:end], split)
+            start = end
+        return split_of

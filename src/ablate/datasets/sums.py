@@ -12,9 +12,11 @@ HIGHEST = 60
 FILLER = ("so", "now", "well", "hmm", "then", "indeed")
 ANSWER = "answer"
 BEST = 1.0
-#: Largest operand, and number of operands by kind of prompt
-_LARGEST = 12
-_TERMS = {"id": 4, "ood": 5}
+_TERMS = 4
+_LARGEST = 13
+#: from this number on an operand is large; a prompt with more large ones is out of distribution
+_LARGE = 8
+_MOST_LARGE = 2
 
 
 def judge(response: str, facts: dict[str, Any]) -> float:
@@ -36,7 +38,8 @@ def judge(response: str, facts: dict[str, Any]) -> float:
 class Sums(World):
     """Prompts such as `7 + 2 + 11 + 3`; responses such as `7 + 2 = 9 + 11 = 20 … answer 23`.
 
-    In distribution 4 numbers are added, out of distribution 5.
+    Four numbers from 1 to 13 are added; in distribution at most two of them are 8 or more, out
+    of distribution three or all four.
     """
 
     VERSION: ClassVar[int] = 1
@@ -47,9 +50,12 @@ class Sums(World):
         self.vocabulary = ["+", "=", ANSWER, *FILLER, *(str(n) for n in range(HIGHEST + 1))]
 
     def make_prompt(self, draws: Draws, kind: str) -> tuple[str, dict[str, Any]]:
-        """Four or five numbers from 1 to 12."""
-        terms = [draws.between(1, _LARGEST) for _ in range(_TERMS[kind])]
-        return " + ".join(str(term) for term in terms), {"terms": terms}
+        """Four numbers from 1 to 13."""
+        while True:
+            terms = [draws.between(1, _LARGEST) for _ in range(_TERMS)]
+            large = sum(term >= _LARGE for term in terms)
+            if (large > _MOST_LARGE) == (kind == "ood"):
+                return " + ".join(str(term) for term in terms), {"terms": terms}
 
     def demonstrate(self, draws: Draws, prompt: Prompt) -> str:
         """Worked steps, now and then with a slip that is carried on to the answer.

@@ -28,10 +28,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one file and the sha256 of its bytes."""
+    """The rows of one file and the sha256 of its bytes; pairs have no scores, only an order."""
 
     path: Path
     sha256: str
+    has_scores: bool
     rows: list[Row]
 
     def refuse(self, problems: list[str], what: str) -> None:
@@ -69,7 +70,7 @@ def read_table(path: Path, splits: tuple[str, ...]) -> Table:
         except ValueError as error:
             problems.append(f"row {number}: {error}")
     _refuse(path, problems, "rows that cannot be used")
-    return Table(path, hashlib.sha256(content).hexdigest(), rows)
+    return Table(path, hashlib.sha256(content).hexdigest(), columns == _GROUP, rows)
 
 
 def _read_jsonl(path: Path, content: bytes) -> list[tuple[int, dict[str, Any]]]:
@@ -77,8 +78,8 @@ def _read_jsonl(path: Path, content: bytes) -> list[tuple[int, dict[str, Any]]]:
         # not splitlines: a prompt may hold a Unicode line separator
         lines = content.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}: row {line} is not UTF-8 text") from error
+        row = content[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}: row {row} is not UTF-8 text") from error
     records, problems = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

@@ -91,15 +91,6 @@ class World(ABC):
             plain["nuisance"] = config.nuisance
         return plain
 
-    def judge_identity(self) -> dict[str, Any]:
-        """The judge is part of the world's code: its version says which."""
-        return {"world": self.config.world, "version": self.VERSION}
-
-    def response_counts(self, split: str) -> dict[str, int]:
-        """Nothing: the responses of a world are sampled from the SFT model."""
-        self._size(split)
-        return {}
-
     def prompts(self, split: str, limit: int | None = None) -> list[Prompt]:
         """Prompts of a split, always in the same order; `limit` takes the first ones.
 
@@ -122,6 +113,15 @@ class World(ABC):
         """None: the responses of a world are sampled from the SFT model."""
         self._size(split)
         return []
+
+    def response_counts(self, split: str) -> dict[str, int]:
+        """Empty: no response comes with a world."""
+        self._size(split)
+        return {}
+
+    def judge_identity(self) -> dict[str, Any]:
+        """World and version: neither seed nor sizes change what the judge says."""
+        return {"world": self.config.world, "version": self.VERSION}
 
     def _size(self, split: str) -> int:
         if split == "judge":

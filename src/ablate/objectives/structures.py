@@ -15,6 +15,7 @@ from ablate.groups import PromptGroup
 from ablate.objectives.distances import pair_distance, pair_target, target_entropy
 from ablate.objectives.pairs import Pairs, choose_pairs, counted_pairs, is_best
 from ablate.objectives.shifts import shifts
+from ablate.objectives.transport import sorted_margin
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ def _pair(config: ObjectiveConfig, group: PromptGroup, scores: Tensor) -> Term:
     reward_gap = _rewards_gap(config, group, pairs, scores.dtype)
     target = pair_target(config, reward_gap)
     margin = pairs.gap(scores)
+    if config.batch_sort != "none":
+        margin = sorted_margin(config, group, pairs, scores, weight)
     values = pair_distance(config, shift.factor * (margin - shift.forward), target)
     if config.ties == "half":
         swapped = pair_distance(config, shift.factor * (-margin - shift.backward), target)

@@ -1,0 +1,152 @@
+"""Every pair loss of the installed TRL, run through its trainer, is one of our levels."""
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import LlamaConfig, LlamaForCausalLM
+from trl import DPOConfig, DPOTrainer
+
+from ablate.models.tokenizer import build_tokenizer
+from ablate.objectives import PromptGroup, make_objective
+
+WORDS = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen"]
+BETA = 0.3
+#: TRL's loss type → our level and the values that are not its defaults
+LOSSES = {
+    "sigmoid": ("dpo", {}),
+    "hinge": ("hinge", {}),
+    "ipo": ("ipo", {"score": "mean", "log_z": "ignored"}),
+    "exo_pair": ("exo", {"epsilon": 0.1}),
+    "nca_pair": ("nca", {}),
+    "robust": ("rdpo", {"epsilon": 0.1}),
+    "bco_pair": ("bco_pair", {}),
+    "sppo_hard": ("sppo_hard", {}),
+    "aot": ("aot", {"target": "smoothed", "epsilon": 0.1}),
+    "aot_unpaired": ("aot_unpaired", {"target": "smoothed", "epsilon": 0.1}),
+    "apo_zero": ("apo_zero", {}),
+    "apo_down": ("apo_down", {}),
+    "discopop": ("discopop", {}),
+    "sigmoid_norm": ("ln_dpo", {}),
+}
+DIVERGENCES = {
+    "forward_kl": "f_dpo_forward_kl",
+    "js_divergence": "f_dpo_js",
+    "alpha_divergence": "f_dpo_alpha",
+}
+
+
+def tiny_model(tokenizer, seed):
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        initializer_range=0.5,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory):
+    tokenizer = build_tokenizer(WORDS)
+    rows = [
+        {
+            "prompt": "ant bee",
+            "chosen": " " + " ".join(WORDS[: 1 + row]),
+            "rejected": " " + " ".join(reversed(WORDS[row : 7 - row // 2])),
+        }
+        for row in range(6)
+    ]
+    arguments = DPOConfig(
+        output_dir=str(tmp_path_factory.mktemp("trl")),
+        beta=BETA,
+        label_smoothing=0.1,
+        loss_type=["exo_pair"],  # label smoothing is refused for losses that ignore it
+        report_to=[],
+        use_cpu=True,
+        per_device_train_batch_size=6,
+        gradient_checkpointing=False,
+        bf16=False,
+    )
+    return DPOTrainer(
+        tiny_model(tokenizer, 0),
+        ref_model=tiny_model(tokenizer, 1),
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+
+
+def token_logps(model, batch):
+    """float[rows, T-1]: log-probs of the completion's tokens at the front, zero elsewhere."""
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    logs = logits[:, :-1].float().log_softmax(dim=-1)
+    picked = logs.gather(2, batch["input_ids"][:, 1:, None])[..., 0]
+    mask = batch["completion_mask"][:, 1:].bool()
+    front = (~mask).int().argsort(dim=1, stable=True)
+    return torch.where(mask, picked, torch.zeros_like(picked)).gather(1, front)
+
+
+def our_group(trainer, batch):
+    def grid(values):
+        return torch.stack(values.chunk(2, dim=0), dim=1)
+
+    policy = grid(token_logps(trainer.model, batch))
+    with torch.no_grad():
+        reference = grid(token_logps(trainer.ref_model, batch))
+    return PromptGroup(
+        policy_logps=policy.sum(dim=2),
+        ref_logps=reference.sum(dim=2),
+        rewards=torch.tensor([[1.0, 0.0]]).expand(len(policy), 2),
+        lengths=grid(batch["completion_mask"].sum(dim=1)),
+        token_logps=policy,
+        token_ref_logps=reference,
+    )
+
+
+def compare(trainer, level, overrides):
+    batch = next(iter(trainer.get_train_dataloader()))
+    parameters = [p for p in trainer.model.parameters() if p.requires_grad]
+    theirs = trainer.compute_loss(trainer.model, dict(batch))
+    their_gradient = torch.autograd.grad(theirs, parameters)
+    objective = make_objective(level, beta=BETA, **overrides)
+    ours = objective(our_group(trainer, batch)).loss
+    our_gradient = torch.autograd.grad(ours, parameters)
+    assert ours.item() == pytest.approx(theirs.item(), rel=2e-5)
+    flat = torch.cat([g.flatten() for g in our_gradient])
+    other = torch.cat([g.flatten() for g in their_gradient])
+    assert other.norm() > 1e-4
+    torch.testing.assert_close(flat / other.norm(), other / other.norm(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_loss_and_parameter_gradient_of_every_pair_loss(trainer, monkeypatch, loss_type):
+    level, overrides = LOSSES[loss_type]
+    monkeypatch.setattr(trainer, "loss_types", [loss_type])
+    compare(trainer, level, overrides)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_f_divergences(trainer, monkeypatch, divergence):
+    monkeypatch.setattr(trainer, "loss_types", ["sigmoid"])
+    monkeypatch.setattr(trainer, "f_divergence_type", divergence)
+    compare(trainer, DIVERGENCES[divergence], {})
+
+
+def test_length_desensitised(trainer, monkeypatch):
+    monkeypatch.setattr(trainer, "loss_types", ["sigmoid"])
+    monkeypatch.setattr(trainer, "ld_alpha", 0.3)
+    compare(trainer, "ld_dpo", {"ld_alpha": 0.3})
+
+
+def test_no_pair_loss_of_trl_is_left_out(trainer, monkeypatch):
+    """TRL lists its losses in the message about an unknown one; `sft` is no preference loss."""
+    monkeypatch.setattr(trainer, "loss_types", ["no_such_loss"])
+    batch = next(iter(trainer.get_train_dataloader()))
+    with pytest.raises(ValueError, match="Unknown loss type") as caught:
+        trainer.compute_loss(trainer.model, dict(batch))
+    listed = str(caught.value).split("[")[1].split("]")[0].replace("'", "").split(", ")
+    assert set(listed) == {*LOSSES, "sft"}

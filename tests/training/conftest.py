@@ -1,0 +1,87 @@
+"""A tiny real model, its tokenizer, and ragged groups with ties."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ablate.config.levels import read_level
+from ablate.config.training import TrainingConfig
+from ablate.models.tokenizer import build_tokenizer
+from ablate.training.groups import Group
+
+WORDS = list("abcdefgh")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return build_tokenizer(WORDS)
+
+
+@pytest.fixture
+def make_model(tokenizer):
+    """A model with distinct, untrained weights per seed."""
+
+    def make(seed=0, dtype=torch.float32):
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=2, intermediate_size=32, max_position_embeddings=32,
+            tie_word_embeddings=True, initializer_range=0.2,
+            pad_token_id=tokenizer.pad_token_id, bos_token_id=1, eos_token_id=2,
+        )  # fmt: skip
+        return LlamaForCausalLM(config).to(dtype).eval()
+
+    return make
+
+
+@pytest.fixture
+def make_groups(tokenizer):
+    """Groups of 2 to `k` responses; every fourth prompt has nothing but ties."""
+
+    def make(count=12, k=3, ragged=True, seed=0):
+        rng = np.random.default_rng(seed)
+        letters = range(5, len(tokenizer))
+        groups = []
+        for number in range(count):
+            width = int(rng.integers(2, k + 1)) if ragged else k
+            responses = [
+                [*map(int, rng.choice(letters, rng.integers(1, 7))), 2] for _ in range(width)
+            ]
+            rewards = rng.normal(size=width).round(3).tolist()
+            groups.append(
+                Group(
+                    prompt_id=f"p{number}",
+                    prompt_ids=[1, *map(int, rng.choice(letters, rng.integers(1, 5))), 3],
+                    response_ids=responses,
+                    ref_logps=(-rng.uniform(3, 20, width)).tolist(),
+                    rewards=[1.0] * width if number % 4 == 3 else rewards,
+                    pool_index=list(range(width)),
+                )
+            )
+        return groups
+
+    return make
+
+
+@pytest.fixture
+def make_training():
+    """The default level with a few values replaced."""
+
+    def make(**changes):
+        values = read_level("training", "default")
+        return TrainingConfig(**{**values, "lr": 1e-3, **changes})
+
+    return make
+
+
+@pytest.fixture
+def plain_logps():
+    """float64 log-probability of one response, by one unpadded forward pass, with its graph."""
+
+    def logp(model, prompt, response):
+        table = model(torch.tensor([prompt + response])).logits[0].double().log_softmax(-1)
+        places = torch.arange(len(prompt) - 1, len(prompt) + len(response) - 1)
+        return table[places, torch.tensor(response)]
+
+    return logp

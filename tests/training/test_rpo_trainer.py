@@ -1,0 +1,277 @@
+"""RPOTrainer: its loss and gradient recomputed without trainer, batching or padding."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+from trl import DPOConfig, DPOTrainer
+
+from ablate.groups import PromptGroup
+from ablate.objectives import make_objective
+from ablate.training.groups import (
+    GroupCollator,
+    mismatched_pairs,
+    mismatched_partners,
+    presentation_order,
+)
+from ablate.training.rpo import RPOTrainer
+from ablate.trl_compat.arguments import Optimisation, common_arguments
+from ablate.trl_compat.quiet import quiet
+
+NAMES = ("dpo", "ipo", "simpo", "kto", "rpo_bwd", "rpo_fwd", "rpo_sq", "rpo_sqloo")
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradient and the loss of the first step and ends the training there."""
+
+    def __init__(self):
+        self.values, self.loss, self.trainer = {}, None, None
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.loss = self.trainer.step_loss()
+        self.values = {
+            name: value.grad.clone()
+            for name, value in model.named_parameters()
+            if value.grad is not None
+        }
+        control.should_training_stop = True
+
+
+def first_step(
+    model, tokenizer, groups, objective, folder, *, micro=None, checkpointing=False, ref_kl=None
+):
+    """Loss and unclipped gradient of one batch of all groups; the model takes that step."""
+    count = len(groups)
+    order = presentation_order(count, count, seed=0)
+    optimisation = Optimisation(
+        lr=1e-3, schedule="constant", warmup_steps=0, batch_size=count, micro_batch_size=micro,
+        weight_decay=0.0, max_grad_norm=None, gradient_checkpointing=checkpointing,
+    )  # fmt: skip
+    partners = mismatched_partners(order, count) if ref_kl is not None else None
+    collator = GroupCollator(groups, order, tokenizer.pad_token_id, partners, ref_kl)
+    keeper = Gradients()
+    with quiet():
+        arguments = common_arguments(
+            optimisation, output_dir=str(folder), seed=0, max_steps=1, model=model,
+            mixed_bf16=False,
+        )  # fmt: skip
+        trainer = RPOTrainer(
+            model, arguments, objective=objective, collator=collator, num_positions=count,
+            tokenizer=tokenizer, callbacks=[keeper],
+        )  # fmt: skip
+        keeper.trainer = trainer
+        trainer.train()
+        trainer.release()
+    return keeper.loss, keeper.values
+
+
+def by_hand(model, groups, objective, plain_logps, kl=None):
+    """Loss and gradient from unpadded forward passes in float64 sums."""
+    width = max(len(group.response_ids) for group in groups)
+
+    def grid(rows, fill=0.0):
+        return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
+
+    logps = torch.stack(
+        [
+            torch.stack(
+                [plain_logps(model, g.prompt_ids, ids).sum() for ids in g.response_ids]
+                + [torch.zeros((), dtype=torch.float64)] * (width - len(g.response_ids))
+            )
+            for g in groups
+        ]
+    )
+    batch = PromptGroup(
+        policy_logps=logps,
+        ref_logps=grid([g.ref_logps for g in groups]).double(),
+        rewards=grid([g.rewards for g in groups]).double(),
+        lengths=grid([[len(ids) for ids in g.response_ids] for g in groups], 0),
+        mask=grid([[True] * len(g.response_ids) for g in groups], False),
+        pairing_key=grid([g.pool_index for g in groups], torch.iinfo(torch.int64).max),
+        **(kl or {}),
+    )
+    loss = objective(batch).loss
+    model.zero_grad()
+    loss.backward()
+    gradient = {name: value.grad.clone() for name, value in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    return loss.item(), gradient
+
+
+def assert_same(left, right, tolerance=1e-4):
+    scale = max(float(value.abs().max()) for value in right.values())
+    assert scale > 1e-6  # a gradient that is zero everywhere compares nothing
+    assert left.keys() == right.keys()
+    for name in right:
+        assert torch.allclose(left[name], right[name], atol=tolerance * scale), name
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("micro", [None, 3])
+def test_loss_and_gradient_are_the_objectives(
+    name, micro, make_model, make_groups, tokenizer, plain_logps, tmp_path
+):
+    """Ragged K, ties in one prompt of four, one batch or micro-batches of three."""
+    model, groups, objective = make_model(), make_groups(12), make_objective(name)
+    expected_loss, expected = by_hand(model, groups, objective, plain_logps)
+    loss, gradient = first_step(model, tokenizer, groups, objective, tmp_path, micro=micro)
+    assert loss == pytest.approx(expected_loss, rel=1e-4, abs=1e-5)
+    assert_same(gradient, expected)
+
+
+def test_every_objective_has_a_gradient_of_its_own(make_model, make_groups, tokenizer, tmp_path):
+    """An objective's name that did not reach the loss would show here."""
+    groups = make_groups(8)
+    flat = {}
+    for name in NAMES:
+        _, gradient = first_step(make_model(), tokenizer, groups, make_objective(name), tmp_path)
+        whole = torch.cat([gradient[key].flatten() for key in sorted(gradient)])
+        flat[name] = whole / whole.norm()
+    for first in NAMES:
+        for second in NAMES:
+            if first < second:
+                assert not torch.allclose(flat[first], flat[second], atol=1e-3), (first, second)
+
+
+@pytest.mark.parametrize("micro", [None, 2])
+def test_kto_baseline_comes_from_mismatched_pairs_of_the_whole_batch(
+    micro, make_model, make_groups, tokenizer, plain_logps, tmp_path
+):
+    model, groups = make_model(), make_groups(8, ragged=False)
+    objective = make_objective("kto")
+    order = presentation_order(8, 8, seed=0)
+    partners = mismatched_partners(order, 8)
+    # a reference that is far less likely, so that the baseline is not clamped at zero
+    reference = [[-40.0, -41.0, -42.0]] * 8
+    loss, gradient = first_step(
+        make_model(), tokenizer, groups, objective, tmp_path, micro=micro, ref_kl=reference
+    )
+    presented = [groups[place] for place in order]
+    with torch.no_grad():
+        mismatched = torch.tensor(
+            [
+                [
+                    float(plain_logps(model, prompt, response).sum())
+                    for prompt, response in mismatched_pairs(group, groups[partner])
+                ]
+                for group, partner in zip(presented, partners, strict=True)
+            ],
+            dtype=torch.float64,
+        )
+    kl = {"kl_logps": mismatched, "kl_ref_logps": torch.tensor(reference).double()}
+    expected_loss, expected = by_hand(model, presented, objective, plain_logps, kl)
+    assert loss == pytest.approx(expected_loss, rel=1e-4)
+    assert_same(gradient, expected)
+    without, _ = by_hand(model, presented, objective, plain_logps)
+    assert abs(without - expected_loss) > 1e-3  # the baseline matters here
+
+
+@pytest.mark.parametrize("micro", [None, 3])
+def test_objectives_over_tokens_get_tokens(
+    micro, make_model, make_groups, tokenizer, plain_logps, tmp_path
+):
+    """LD-DPO: tokens beyond the pair's shorter length count by alpha (arXiv 2409.06411)."""
+    model, reference = make_model(0), make_model(1)
+    groups = [
+        replace(
+            group,
+            ref_token_logps=[
+                plain_logps(reference, group.prompt_ids, ids).tolist()
+                for ids in group.response_ids
+            ],
+        )
+        for group in make_groups(6, k=2, ragged=False)
+    ]
+    objective = make_objective("dpo", score="ld", ld_alpha=0.3)
+    loss, gradient = first_step(make_model(), tokenizer, groups, objective, tmp_path, micro=micro)
+    losses = []
+    for group in groups:
+        if group.rewards[0] == group.rewards[1]:
+            continue
+        best = int(group.rewards[1] > group.rewards[0])
+        shared = min(len(ids) for ids in group.response_ids)
+        ratios = []
+        for ids in group.response_ids:
+            weight = torch.ones(len(ids), dtype=torch.float64)
+            weight[shared:] = 0.3
+            per_token = plain_logps(model, group.prompt_ids, ids) - plain_logps(
+                reference, group.prompt_ids, ids
+            )
+            ratios.append((weight * per_token).sum())
+        margin = objective.config.beta * (ratios[best] - ratios[1 - best])
+        losses.append(-torch.nn.functional.logsigmoid(margin))
+    total = torch.stack(losses).mean()
+    total.backward()
+    expected = {name: value.grad for name, value in model.named_parameters()}
+    assert loss == pytest.approx(float(total), rel=1e-4)
+    assert_same(gradient, expected)
+
+
+def test_dpo_on_pairs_is_trls_own_dpo(make_model, make_groups, tokenizer, tmp_path):
+    """Same data, same frozen reference: same loss and gradient as the real DPOTrainer."""
+    groups = [g for g in make_groups(12, k=2, ragged=False) if g.rewards[0] != g.rewards[1]]
+    objective = make_objective("dpo")
+    loss, gradient = first_step(make_model(), tokenizer, groups, objective, tmp_path)
+
+    model, keeper = make_model(), Gradients()
+    columns = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
+    columns |= {"ref_chosen_logps": [], "ref_rejected_logps": []}
+    for group in groups:
+        best = int(group.rewards[1] > group.rewards[0])
+        columns["prompt_ids"].append(group.prompt_ids)
+        columns["chosen_ids"].append(group.response_ids[best])
+        columns["rejected_ids"].append(group.response_ids[1 - best])
+        columns["ref_chosen_logps"].append(group.ref_logps[best])
+        columns["ref_rejected_logps"].append(group.ref_logps[1 - best])
+
+    class Tokenised(DPOTrainer):
+        """Only the data's preparation is replaced; loss and loop are TRL's."""
+
+        def _prepare_dataset(self, dataset, *args):
+            return dataset
+
+        def _precompute_ref_logps(self, dataset, *args):
+            return dataset
+
+        def step_loss(self):
+            return float(self._tr_loss)
+
+    arguments = common_arguments(
+        Optimisation(
+            lr=1e-3, schedule="constant", warmup_steps=0, batch_size=len(groups),
+            micro_batch_size=None, weight_decay=0.0, max_grad_norm=None,
+        ),
+        output_dir=str(tmp_path), seed=0, max_steps=1, model=model, mixed_bf16=False,
+    )  # fmt: skip
+    config = DPOConfig(
+        **arguments, precompute_ref_log_probs=True, beta=objective.config.beta, max_length=None
+    )
+    with quiet():
+        trainer = Tokenised(
+            model, args=config, train_dataset=Dataset.from_dict(columns),
+            processing_class=tokenizer, callbacks=[keeper],
+        )  # fmt: skip
+        keeper.trainer = trainer
+        trainer.train()
+    assert loss == pytest.approx(keeper.loss, rel=1e-5)
+    assert_same(gradient, keeper.values)
+
+
+def test_gradient_checkpointing_changes_no_gradient(make_model, make_groups, tokenizer, tmp_path):
+    groups, objective = make_groups(6), make_objective("rpo_bwd")
+    _, plain = first_step(make_model(), tokenizer, groups, objective, tmp_path)
+    _, again = first_step(
+        make_model(), tokenizer, groups, objective, tmp_path, checkpointing=True
+    )
+    assert_same(again, plain, tolerance=1e-6)
+
+
+def test_a_batch_without_anything_to_compare_has_loss_and_gradient_zero(
+    make_model, make_groups, tokenizer, tmp_path
+):
+    groups = [replace(g, rewards=[0.0] * len(g.response_ids)) for g in make_groups(4)]
+    loss, gradient = first_step(make_model(), tokenizer, groups, make_objective("dpo"), tmp_path)
+    assert loss == 0
+    assert all(float(value.abs().max()) == 0 for value in gradient.values())
