@@ -13,8 +13,13 @@ from pydantic import Field
 from ablate.config.base import Node
 from ablate.config.identity import canonical, digest
 
-leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False,
-                                                             allow_infinity=False) | st.text()
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+)
 plain = st.recursive(
     leaves,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from ablate.errors import ModelError
 from ablate.models.logps import (
@@ -13,7 +14,6 @@ from ablate.models.logps import (
     token_kl,
 )
 from ablate.models.tokenizer import build_tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
 
 TOKENIZER = build_tokenizer(list("abcdefgh"))
 ITEMS = [

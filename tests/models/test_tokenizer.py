@@ -109,9 +109,9 @@ CHAT = _chat_tokenizer()
 def test_prompt_and_response_join_to_the_rendered_conversation(prompt, answer):
     chat = CHAT
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-    whole = chat(
-        chat.apply_chat_template(turns, tokenize=False), add_special_tokens=False
-    )["input_ids"]
+    whole = chat(chat.apply_chat_template(turns, tokenize=False), add_special_tokens=False)[
+        "input_ids"
+    ]
     joined = encode_prompt(chat, prompt) + encode_response(chat, answer)
     assert joined == whole[: len(joined)]
     # what the template writes after the end of the turn is not part of the answer

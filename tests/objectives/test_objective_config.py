@@ -146,6 +146,33 @@ def test_level_files_are_short_commented_and_complete(name):
     assert "#" in beta, "a default says where it comes from"
 
 
+def test_rewording_a_level_changes_no_identity():
+    values = read_level("objective", "rpo_bwd")
+    identity = objective_config(values).identity()
+    assert objective_config({**values, "formula": "other words"}).identity() == identity
+    assert objective_config({**values, "eta": 2.0}).identity() != identity
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_losses_without_a_lower_bound_say_so(name):
+    objective = make_objective(name)
+    steps = torch.tensor([[-1e4, 0.0], [1e4, 0.0], [0.0, 1e4], [1e4, 1e4]]).double()
+    policy, reference = steps.clamp(max=0) - 1, -steps.clamp(min=0) - 1
+    group = change(
+        random_group(0, 4, 2),
+        policy_logps=policy,
+        ref_logps=reference,
+        lengths=torch.full((4, 2), 12),
+        token_logps=policy[..., None].expand(4, 2, 12) / 12,
+        token_ref_logps=reference[..., None].expand(4, 2, 12) / 12,
+    )
+    lowest = min(
+        objective(change(group, rewards=torch.tensor([order] * 4))).per_prompt.min().item()
+        for order in ([1.0, 0.0], [0.0, 1.0])
+    )
+    assert objective.config.unbounded_below == (lowest < -10)
+
+
 def test_needs_are_known_without_torch():
     code = (
         "import sys\n"

@@ -224,9 +224,15 @@ def test_kto_baseline_reads_only_present_mismatched_pairs():
 def test_kto_without_mismatched_pairs_measures_from_the_opposite_class():
     group = random_group(14, 5, 2, scale=3)
     group.kl_logps = group.kl_ref_logps = None
+    group.policy_logps = (
+        group.policy_logps + 8 + group.rewards
+    )  # else both means are cut off at zero
     h = (group.policy_logps - group.ref_logps).numpy()
     best = group.rewards.numpy().argmax(1)
     won, lost = h[range(5), best], h[range(5), 1 - best]
+    assert won.mean() > 0
+    assert lost.mean() > 0
+    assert abs(won.mean() - lost.mean()) > 0.5
     beta = 0.4
     expected = 0.5 * (
         1

@@ -1,13 +1,17 @@
-"""Every pair loss of the installed TRL, run through its trainer, is one of our levels."""
+"""Every pair loss of the installed TRL, run through its trainers, is one of our levels."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
-from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
+from trl.experimental.cpo import CPOTrainer
+from trl.experimental.orpo import ORPOTrainer
 
 from ablate.models.tokenizer import build_tokenizer
 from ablate.objectives import PromptGroup, make_objective
+from datasets import Dataset
 
 WORDS = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen"]
 BETA = 0.3
@@ -150,3 +154,111 @@ def test_no_pair_loss_of_trl_is_left_out(trainer, monkeypatch):
         trainer.compute_loss(trainer.model, dict(batch))
     listed = str(caught.value).split("[")[1].split("]")[0].replace("'", "").split(", ")
     assert set(listed) == {*LOSSES, "sft"}
+
+
+@pytest.fixture(scope="module", params=[(0, 1), (1, 0)])
+def kto_trainer(request, tmp_path_factory):
+    """The two policies exchange their places: the mean log-ratio changes its sign."""
+    policy, reference = request.param
+    tokenizer = build_tokenizer(WORDS)
+    rows = [
+        {
+            "prompt": " ".join(WORDS[row : row + 2]),
+            "completion": " " + " ".join(WORDS[row : 2 + 2 * row]),
+            "label": row % 2 == 0,
+        }
+        for row in range(6)
+    ]
+    arguments = KTOConfig(
+        output_dir=str(tmp_path_factory.mktemp("kto")),
+        beta=BETA,
+        desirable_weight=1.2,
+        undesirable_weight=0.7,
+        report_to=[],
+        use_cpu=True,
+        per_device_train_batch_size=6,
+        gradient_checkpointing=False,
+        bf16=False,
+    )
+    return KTOTrainer(
+        tiny_model(tokenizer, policy),
+        ref_model=tiny_model(tokenizer, reference),
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+
+
+def test_kto_with_its_mismatched_pairs(kto_trainer):
+    policy, reference = kto_trainer.model, kto_trainer.ref_model
+    batch = next(iter(kto_trainer.get_train_dataloader()))
+    mismatched = {
+        name: batch[f"KL_{name}"] for name in ("input_ids", "attention_mask", "completion_mask")
+    }
+    theirs = kto_trainer.compute_loss(policy, dict(batch))
+    better = torch.as_tensor(batch["label"]).bool()
+
+    def pairs(values):
+        return torch.stack([values[better], values[~better]], dim=1)
+
+    with torch.no_grad():
+        fixed = {
+            "ref_logps": pairs(token_logps(reference, batch).sum(dim=1)),
+            "kl_logps": token_logps(policy, mismatched).sum(dim=1).view(3, 2),
+            "kl_ref_logps": token_logps(reference, mismatched).sum(dim=1).view(3, 2),
+        }
+    group = PromptGroup(
+        policy_logps=pairs(token_logps(policy, batch).sum(dim=1)),
+        rewards=torch.tensor([[1.0, 0.0]]).expand(3, 2),
+        **fixed,
+    )
+    objective = make_objective("kto", beta=BETA, desirable_weight=1.2, undesirable_weight=0.7)
+    output = objective(group)
+    assert output.metrics["z0_mismatched"] == 1
+    mean = (fixed["kl_logps"] - fixed["kl_ref_logps"]).mean().item()
+    assert output.metrics["z0"] == pytest.approx(max(0.0, BETA * mean), rel=1e-5)
+    assert abs(mean) > 0.1
+    assert output.loss.item() == pytest.approx(theirs.item(), rel=2e-5)
+    parameters = list(policy.parameters())
+    ours = torch.cat([g.flatten() for g in torch.autograd.grad(output.loss, parameters)])
+    other = torch.cat([g.flatten() for g in torch.autograd.grad(theirs, parameters)])
+    torch.testing.assert_close(ours / other.norm(), other / other.norm(), rtol=0, atol=1e-5)
+
+
+def reference_free_group():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 9, (7, 2), generator=generator)
+    logps = -3 * torch.rand(7, 2, generator=generator, dtype=torch.float64) * lengths - 0.1
+    rewards = torch.tensor([[1.0, 0.0]]).expand(7, 2)
+    return PromptGroup(policy_logps=logps, rewards=rewards, lengths=lengths)
+
+
+@pytest.mark.parametrize(
+    ("level", "loss_type", "alpha"),
+    [("simpo", "simpo", 0.0), ("alphapo", "simpo", 0.25), ("cpo", "sigmoid", 0.0)],
+)
+def test_reference_free_losses_of_the_cpo_trainer(level, loss_type, alpha):
+    group = reference_free_group()
+    mean = group.policy_logps / (group.lengths if level != "cpo" else 1)
+    trainer = SimpleNamespace(
+        alpha=alpha,
+        beta=2.0,
+        label_smoothing=0.0,
+        loss_type=loss_type,
+        simpo_gamma=0.6,
+        accelerator=SimpleNamespace(device="cpu"),
+    )
+    theirs = CPOTrainer.cpo_loss(trainer, mean[:, 0], mean[:, 1])[0]
+    gamma = {} if level == "cpo" else {"gamma": 0.6, "gamma_beta_ratio": None}
+    extra = {"aux": {}} if level == "cpo" else {}
+    ours = make_objective(level, beta=2.0, **gamma, **extra)(group).per_prompt
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_odds_ratio_of_the_orpo_trainer():
+    group = reference_free_group()
+    mean = group.policy_logps / group.lengths
+    trainer = SimpleNamespace(beta=0.1, accelerator=SimpleNamespace(device="cpu"))
+    theirs = -ORPOTrainer.odds_ratio_loss(trainer, mean[:, 0], mean[:, 1])[0]
+    ours = make_objective("orpo", aux={})(group).per_prompt
+    torch.testing.assert_close(ours, theirs.double(), rtol=1e-5, atol=1e-7)

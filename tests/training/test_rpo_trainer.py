@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from datasets import Dataset
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
@@ -19,6 +18,7 @@ from ablate.training.groups import (
 from ablate.training.rpo import RPOTrainer
 from ablate.trl_compat.arguments import Optimisation, common_arguments
 from ablate.trl_compat.quiet import quiet
+from datasets import Dataset
 
 NAMES = ("dpo", "ipo", "simpo", "kto", "rpo_bwd", "rpo_fwd", "rpo_sq", "rpo_sqloo")
 
@@ -178,8 +178,7 @@ def test_objectives_over_tokens_get_tokens(
         replace(
             group,
             ref_token_logps=[
-                plain_logps(reference, group.prompt_ids, ids).tolist()
-                for ids in group.response_ids
+                plain_logps(reference, group.prompt_ids, ids).tolist() for ids in group.response_ids
             ],
         )
         for group in make_groups(6, k=2, ragged=False)
@@ -205,7 +204,7 @@ def test_objectives_over_tokens_get_tokens(
     total = torch.stack(losses).mean()
     total.backward()
     expected = {name: value.grad for name, value in model.named_parameters()}
-    assert loss == pytest.approx(float(total), rel=1e-4)
+    assert loss == pytest.approx(total.item(), rel=1e-4)
     assert_same(gradient, expected)
 
 
@@ -262,9 +261,7 @@ def test_dpo_on_pairs_is_trls_own_dpo(make_model, make_groups, tokenizer, tmp_pa
 def test_gradient_checkpointing_changes_no_gradient(make_model, make_groups, tokenizer, tmp_path):
     groups, objective = make_groups(6), make_objective("rpo_bwd")
     _, plain = first_step(make_model(), tokenizer, groups, objective, tmp_path)
-    _, again = first_step(
-        make_model(), tokenizer, groups, objective, tmp_path, checkpointing=True
-    )
+    _, again = first_step(make_model(), tokenizer, groups, objective, tmp_path, checkpointing=True)
     assert_same(again, plain, tolerance=1e-6)
 
 

@@ -87,10 +87,10 @@ def _reward(reward: dict[str, Any]) -> str:
 
 def _stages(record: Record) -> Table:
     table = _grid()
-    for role, stage in record.data["stages"].items():
+    for stage in record.data["stages"]:
         seconds = stage["computed_seconds"]
         took = "found in store" if seconds is None else f"{seconds:.1f} s"
-        table.add_row(f"  {role}", f"{stage['id'][:12]}  {took}")
+        table.add_row(f"  {stage['role']}", f"{stage['id'][:12]}  {took}")
     return table
 
 

@@ -31,6 +31,11 @@ def _reasons(run: RunConfig) -> Iterator[str]:
             f"objective={objective.name} needs scores, but reward=labels gives only an order. "
             "Use reward=gold, reward=explicit or reward=implicit"
         )
+    if needs.extra_rewards:
+        yield (
+            f"objective={objective.name} needs further rewards beside the one that training sees; "
+            "no reward level gives them, only groups made in Python do"
+        )
     local = isinstance(run.dataset, LocalConfig)
     if not local and k > run.dataset.pool.num_responses:
         yield (

@@ -9,6 +9,9 @@ from ablate.config.base import Node
 from ablate.config.objective_rules import slot_problems
 from ablate.errors import ConfigError
 
+#: fields that describe a level and change nothing that is computed
+_WORDS = ("arxiv", "title", "formula", "rpo_reading", "checked")
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -103,6 +106,15 @@ class ObjectiveConfig(Node):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """What enters a stage's identity: the slots, not the words that describe them."""
+        return {key: value for key, value in super().identity().items() if key not in _WORDS}
+
+    @property
+    def unbounded_below(self) -> bool:
+        """True where the loss has no lower bound, so that training needs a floor alarm."""
+        return self.target == "unbiased" and self.epsilon != 0
 
     @property
     def needs(self) -> Needs:

@@ -42,7 +42,7 @@ def judge(response: str, facts: dict[str, Any]) -> float:
     and not a repeat; every other word is a fault. Three shares between 0 and 1:
 
     - content: aptness of the good items (of too many, the least apt count), as a share of what
-      the best possible choice would reach;
+      the best possible choice would reach, at most 1;
     - order (only if the prompt asks for one): neighbours among the good items that stand in
       the right order, as a share of the neighbours in a list of the right length;
     - required (only if the prompt names items): named items that are there.
@@ -57,14 +57,15 @@ def judge(response: str, facts: dict[str, Any]) -> float:
     said = words(response)
     polite = sum(word in POLITE for word in said)
     listed = [word for word in said if word not in POLITE]
-    good = [word for place, word in enumerate(listed)
-            if word in allowed and word not in listed[:place]]  # fmt: skip
+    good = [item for item in dict.fromkeys(listed) if item in allowed]
     faults = len(listed) - len(good) + max(0, len(good) - count) + max(0, polite - FREE_POLITE)
 
     free = [item for item in allowed if item not in required]  # best known first
     best_choice = [*required, *free[: count - len(required)]]
-    content = sum(sorted(APTNESS[i] for i in good)[:count]) / sum(APTNESS[i] for i in best_choice)
-    shares = [(5, content)]
+    reached = sum(sorted(APTNESS[item] for item in good)[:count])
+    content = reached / sum(sorted(APTNESS[item] for item in best_choice))
+    # over 1 where apt items stand in for less apt ones that the prompt names
+    shares = [(5, min(1.0, content))]
     if facts["order"] != "any":
         rising = facts["order"] == "sorted"
         right = sum((a < b) == rising for a, b in pairwise(good))
@@ -72,7 +73,7 @@ def judge(response: str, facts: dict[str, Any]) -> float:
     if required:
         shares.append((2, sum(item in good for item in required) / len(required)))
     mean = sum(weight * share for weight, share in shares) / sum(weight for weight, _ in shares)
-    return max(0.0, BEST * min(1.0, mean) - faults)
+    return max(0.0, BEST * mean - faults)
 
 
 class Lists(World):

@@ -37,9 +37,9 @@ class LocalDataset:
                 f"({', '.join(f'{k}_share={v:g}' for k, v in shares.items())}); they must leave "
                 "something for training: lower them until their sum is under 1"
             )
-        self._tables = [read_table(Path(config.path).expanduser(), SPLITS)]
+        self._tables = [read_table(Path(config.path).expanduser(), SPLITS, "path")]
         if config.ood_path is not None:
-            ood = read_table(Path(config.ood_path).expanduser(), SPLITS)
+            ood = read_table(Path(config.ood_path).expanduser(), SPLITS, "ood_path")
             rows = [replace(row, split="ood") for row in ood.rows]
             self._tables.append(replace(ood, rows=rows))
         #: False where the file only says which of two responses is better

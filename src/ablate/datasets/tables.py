@@ -40,17 +40,18 @@ class Table:
         _refuse(self.path, problems, what)
 
 
-def read_table(path: Path, splits: tuple[str, ...]) -> Table:
+def read_table(path: Path, splits: tuple[str, ...], field: str) -> Table:
     """Read and check a `.jsonl` or `.parquet` file.
 
     Columns: `prompt`, with `chosen` and `rejected` or with `responses` and `scores`, and
-    optionally `split`, one of `splits`. Others are passed over.
+    optionally `split`, one of `splits`. Others are passed over. `field` is the configuration
+    field that gave the path, for the messages.
     Raises `DataError` naming the file and the rows concerned.
     """
     if not path.exists():
-        raise DataError(f"{path}: no such file; set dataset.path to a .jsonl or .parquet file")
+        raise DataError(f"{path}: no such file; set dataset.{field} to a .jsonl or .parquet file")
     if path.is_dir():
-        raise DataError(f"{path} is a folder; set dataset.path to one .jsonl or .parquet file")
+        raise DataError(f"{path} is a folder; set dataset.{field} to one .jsonl or .parquet file")
     readers: dict[str, Callable[[Path, bytes], list[tuple[int, dict[str, Any]]]]]
     readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
     if path.suffix not in readers:
@@ -166,6 +167,9 @@ def _text(name: str, value: Any) -> str:
 
 
 def _score(name: str, value: Any) -> float:
+    if value is None:
+        # pandas writes NaN inside a list as a null
+        raise ValueError(f"{name} is missing or NaN; scores must be finite")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name} must be a number, not {_kind(value)}")
     if not math.isfinite(value):

@@ -16,8 +16,8 @@ _PARTS = {
     "id": {"sft": 0.5, "reward": 0.1, "train": 0.3, "valid": 0.04, "test": 0.06},
     "ood": {"train": 0.7, "ood": 0.3},
 }
-#: draws per wanted prompt before a world is held to be exhausted
-_PATIENCE = 200
+#: draws in a row without a new prompt after which a world is held to be exhausted
+_PATIENCE = 2000
 
 
 def words(text: str) -> list[str]:
@@ -144,17 +144,18 @@ class World(ABC):
     def _draw_kind(self, split: str, kind: str, size: int) -> list[Prompt]:
         world, seed = self.config.world, self.config.world_seed
         found: dict[str, Prompt] = {}
-        attempt = 0
+        attempt = last_success = 0
         while len(found) < size:
-            if attempt >= _PATIENCE * size + 10_000:
-                raise DataError(
-                    f"the world '{world}' has too few prompts for sizes.{split}={size} "
-                    f"({len(found)} found in {attempt} draws); ask for at most {len(found)}"
-                )
             text, facts = self.make_prompt(Draws(world, seed, kind, split, attempt), kind)
             attempt += 1
             if text not in found and self._part(text, kind) == split:
                 found[text] = Prompt(short_hash(world, text), split, text, facts)
+                last_success = attempt
+            if attempt - last_success > _PATIENCE:
+                raise DataError(
+                    f"the world '{world}' has too few prompts of kind '{kind}' for "
+                    f"dataset.sizes.{split}={size}; ask for at most {len(found)} of them"
+                )
         return list(found.values())
 
     def _part(self, text: str, kind: str) -> str:

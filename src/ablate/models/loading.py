@@ -66,6 +66,8 @@ def build_model(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         attn_implementation="sdpa",
+        # 1/sqrt(width): the usual 0.02 is made for widths of thousands and trains slowly here
+        initializer_range=shape.hidden_size**-0.5,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -107,7 +109,8 @@ def load_model(
 
 
 def _check_folder(path: str) -> None:
-    looks_local = path.startswith(("/", ".", "~")) or path.count("/") > 1 or os.sep == "\\"
+    # a hub id is `name` or `owner/name`
+    looks_local = path.startswith(("/", ".", "~")) or path.count("/") > 1
     if os.path.isdir(path):
         if not os.path.isfile(os.path.join(path, "config.json")):
             raise ModelError(

@@ -152,15 +152,16 @@ def _record_data(
             "weights": policy["weights"],
         },
         "reward": results["scores"],
-        "stages": {
-            role: {
+        "stages": [
+            {
+                "role": role,
                 "name": stage.name,
                 "id": stage.identity,
                 "result": results[role],
                 "computed_seconds": seconds.get(role),
             }
             for role, stage in stages.items()
-        },
+        ],
         "tokens_trained": policy["tokens"],
         "tokens_generated": results["evaluation"]["tokens"],
         "device_seconds": round(own, 3),

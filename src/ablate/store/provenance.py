@@ -1,6 +1,7 @@
 """Where a result comes from: commit, versions, machine. Recorded once per run, never hashed."""
 
 import functools
+import hashlib
 import os
 import platform
 import socket
@@ -60,11 +61,13 @@ def _git(folder: Path) -> dict[str, Any] | None:
         )
         return result.stdout.strip()
 
+    diff = git("diff", "HEAD")
     return {
         "commit": git("rev-parse", "HEAD") or None,
         "dirty_files": sorted(
             line[3:] for line in git("status", "--porcelain").splitlines() if line
         ),
+        "diff_sha256": hashlib.sha256(diff.encode()).hexdigest() if diff else None,
     }
 
 

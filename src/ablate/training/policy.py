@@ -92,6 +92,7 @@ def train_policy(
     mismatched pairs and for objectives over tokens. Checkpoints are whole model folders
     `work_dir/checkpoints/step-00050` (adapters merged), there after every `checkpoint_every`
     steps and after the last. Same arguments, same weights on the same machine and thread count.
+    With several processes, a last batch that does not divide is filled up from the first.
 
     Args:
         groups: prompts with their responses; reference log-probs come with them.

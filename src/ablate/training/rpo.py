@@ -1,19 +1,17 @@
 """The preference trainer: any objective over groups of K responses, exact over the global batch."""
 
-from collections import defaultdict
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ablate.groups import PromptGroup
 from ablate.objectives import Objective, response_scales
 from ablate.training.groups import prompt_group
 from ablate.trl_compat.dpo import GroupTrainer
 from ablate.trl_compat.fused_head import token_logps
-
-#: counts that add up over micro-batches; other metrics are averaged by usable prompts
-_COUNTS = ("usable", "unusable", "ties")
 
 
 class RPOTrainer(GroupTrainer):
@@ -31,9 +29,13 @@ class RPOTrainer(GroupTrainer):
     ) -> None:
         self.objective = objective
         self.last_grad_norm: float | None = None
+        #: loss of the global batch where it comes from the first of two passes
         self.window_loss: Tensor | None = None
-        self._sums: dict[str, Any] = defaultdict(float)
-        self.tokens_seen = 0
+        #: the step's micro-batches as the objective saw them, without gradient
+        self._seen: list[PromptGroup] = []
+        self._metrics_seen: list[dict[str, float]] = []
+        self._share = 1.0
+        self._tokens = 0
         super().__init__(model, arguments, **others)
 
     # -- one optimizer step ----------------------------------------------------------------
@@ -86,7 +88,6 @@ class RPOTrainer(GroupTrainer):
             batch["scales"] = scales[start : start + rows, :columns]
             start += rows
         self.window_loss = output.loss.detach()
-        self._coupled_metrics = output.metrics
         self._share = 1 / len(batches)
         return output.usable.sum()
 
@@ -108,20 +109,20 @@ class RPOTrainer(GroupTrainer):
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False
     ) -> Tensor:
         logps, tokens = self._logps(model, inputs)
+        processes = self.accelerator.num_processes
+        self._tokens += inputs["input_ids"].numel()
+        group = prompt_group(inputs, logps, tokens)
+        self._seen.append(_detached(group))
         if "scales" in inputs and self.window_loss is not None:
-            surrogate = (inputs["scales"].to(logps.dtype) * logps).sum()
-            # the value is the loss's share, the gradient that of the surrogate
-            value = self.window_loss.to(logps.dtype) * self._share
-            processes = self.accelerator.num_processes
-            self._note(inputs, logps.detach(), self._coupled_metrics, self._share)
-            return surrogate * processes - (surrogate * processes).detach() + value
-        output = self.objective(prompt_group(inputs, logps, tokens))
+            surrogate = (inputs["scales"].to(logps.dtype) * logps).sum() * processes
+            # the value is this micro-batch's share of the loss, the gradient the surrogate's
+            return surrogate - surrogate.detach() + self.window_loss * self._share
+        output = self.objective(group)
+        self._metrics_seen.append(output.metrics)
         total = self.num_items_in_batch
         usable = output.usable.sum() if total is None else total
-        loss = output.per_prompt.sum() / usable.clamp(min=1)
-        self._note(inputs, logps.detach(), output.metrics, output.metrics["usable"])
         # DDP averages gradients over processes, while the denominator counts all their prompts
-        return loss * self.accelerator.num_processes
+        return output.per_prompt.sum() / usable.clamp(min=1) * processes
 
     def _logps(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """float32[B, K] log-probs (0 where absent), and [B, K, T] where the objective asks."""
@@ -157,52 +158,30 @@ class RPOTrainer(GroupTrainer):
 
     # -- step metrics ----------------------------------------------------------------------
 
-    def _note(
-        self, batch: dict[str, Tensor], logps: Tensor, metrics: dict[str, float], weight: float
-    ) -> None:
-        """Add one micro-batch to the step's metrics; only present responses count."""
-        sums = self._sums
-        for name, value in metrics.items():
-            if name == "loss":
-                continue
-            if name in _COUNTS and "scales" not in batch:
-                sums[name] += value
-            else:
-                sums[f"mean/{name}"] += value * weight
-        sums["weight"] += weight
-        mask = batch["mask"]
-        cells = [mask.sum(), (batch["lengths"] * mask).sum(), (logps * mask).sum()]
-        if "ref_logps" in batch:
-            ratio = (logps - batch["ref_logps"]) * mask
-            cells += [ratio.sum(), (torch.expm1(ratio.clamp(max=30)) - ratio).mul(mask).sum()]
-        sums["cells"] = sums["cells"] + torch.stack([cell.float() for cell in cells])
-        self.tokens_seen += batch["input_ids"].numel()
-        sums["prompts"] += mask.shape[0]
-
     def step_metrics(self) -> dict[str, float]:
-        """Metrics of the step that has just been taken; judge-free. Empties the sums.
+        """Metrics of the global batch whose gradient is ready; judge-free, of any micro-batching.
 
-        `log_ratio` is the mean of log π/π_ref over the batch's responses, `kl_ref_policy` the
-        estimate of KL(π_ref ‖ π) from them (π/π_ref − 1 − log π/π_ref, unbiased for responses
-        drawn from the reference, never negative).
+        Beside the objective's own: `log_ratio` is the mean of log π/π_ref over the responses,
+        `kl_ref_policy` the estimate of KL(π_ref ‖ π) from them (π/π_ref − 1 − log π/π_ref:
+        unbiased for responses drawn from the reference, never negative), `length` their mean
+        number of tokens, `tokens` all tokens computed so far, padding included.
         """
-        sums, self._sums = self._sums, defaultdict(float)
-        if "cells" not in sums:
+        seen, metrics = self._seen, self._metrics_seen
+        self._seen, self._metrics_seen = [], []
+        if not seen:
             return {}
-        cells = self.accelerator.reduce(sums["cells"], reduction="sum").tolist()
-        count = max(cells[0], 1.0)
-        row: dict[str, float] = {"responses": cells[0], "length": cells[1] / count}
-        row["logp"] = cells[2] / count
-        if len(cells) > 3:
-            row["log_ratio"], row["kl_ref_policy"] = cells[3] / count, cells[4] / count
-        weight = max(float(sums["weight"]), 1e-12)
-        for name, value in sums.items():
-            if name.startswith("mean/"):
-                row[name.removeprefix("mean/")] = float(value) / weight
-            elif name in (*_COUNTS, "prompts"):
-                row[name] = float(value)
-        row["tokens"] = float(self.tokens_seen)
-        return row
+        whole = _concatenate(self._gathered(seen)[0])
+        own = metrics[0] if len(metrics) == 1 and len(seen) == 1 else None
+        if own is None or self.accelerator.num_processes > 1:
+            with torch.no_grad():
+                own = self.objective(whole).metrics
+        tokens = torch.tensor(float(self._tokens), device=whole.policy_logps.device)
+        return {
+            "prompts": float(whole.num_prompts),
+            **_response_metrics(whole),
+            **{name: value for name, value in own.items() if name != "loss"},
+            "tokens": self._total(tokens).item(),
+        }
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Keep the norm: it is checked before the optimizer takes the step."""
@@ -219,26 +198,37 @@ class RPOTrainer(GroupTrainer):
         return total
 
 
+def _response_metrics(group: PromptGroup) -> dict[str, float]:
+    """Means over the present responses, moved off the device in one go."""
+    shown = group.present
+    values = {"length": group.lengths, "logp": group.policy_logps}
+    if group.ref_logps is not None:
+        ratio = torch.where(shown, group.policy_logps - group.ref_logps, 0.0)
+        # beyond e^30 the estimate says no more than that it is huge
+        values |= {"log_ratio": ratio, "kl_ref_policy": torch.expm1(ratio.clamp(max=30)) - ratio}
+    count = shown.sum()
+    sums = [torch.where(shown, value, 0).sum() for value in values.values() if value is not None]
+    means = torch.stack([total.float() / count.clamp(min=1) for total in sums])
+    numbers = torch.cat([count.float()[None], means]).tolist()
+    return dict(zip(["responses", *values], numbers, strict=True))
+
+
+def _detached(group: PromptGroup) -> PromptGroup:
+    tokens = None if group.token_logps is None else group.token_logps.detach()
+    return replace(group, policy_logps=group.policy_logps.detach(), token_logps=tokens)
+
+
 def _concatenate(groups: list[PromptGroup]) -> PromptGroup:
-    """One group of all prompts, widened to the largest K."""
-    from dataclasses import fields
-
+    """One group of all prompts, widened to the largest K and the longest response."""
+    if len(groups) == 1:
+        return groups[0]
     width = max(group.num_responses for group in groups)
-    wide = [_widen_mismatched(group.pad_to(width), width) for group in groups]
-    joined = {
-        field.name: torch.cat([getattr(group, field.name) for group in wide])
-        for field in fields(PromptGroup)
-        if getattr(wide[0], field.name) is not None
-    }
+    wide = [group.pad_to(width) for group in groups]
+    joined = {}
+    for field in fields(PromptGroup):
+        values = [getattr(group, field.name) for group in wide]
+        if values[0] is None:
+            continue
+        last = max(value.shape[-1] for value in values)
+        joined[field.name] = torch.cat([pad(v, (0, last - v.shape[-1])) for v in values])
     return PromptGroup(**joined)
-
-
-def _widen_mismatched(group: PromptGroup, width: int) -> PromptGroup:
-    if group.kl_logps is None or group.kl_logps.shape[1] == width:
-        return group
-    from dataclasses import replace
-
-    missing = width - group.kl_logps.shape[1]
-    names = ("kl_logps", "kl_ref_logps", "kl_mask")
-    grown = {name: torch.nn.functional.pad(getattr(group, name), (0, missing)) for name in names}
-    return replace(group, **grown)
