@@ -18,7 +18,7 @@ from objective_groups import (
 from ablate.objectives import PromptGroup, make_objective
 
 examples = settings(
-    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
 
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 from trl.experimental.cpo import CPOTrainer
@@ -11,7 +12,6 @@ from trl.experimental.orpo import ORPOTrainer
 
 from ablate.models.tokenizer import build_tokenizer
 from ablate.objectives import PromptGroup, make_objective
-from datasets import Dataset
 
 WORDS = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen"]
 BETA = 0.3

@@ -15,7 +15,7 @@ PROMPTS = np.repeat(np.arange(5), 4)
 
 def test_the_scale_is_the_mean_standard_deviation_within_prompts() -> None:
     scores = np.random.default_rng(0).normal(size=20)
-    wanted = np.mean([scores[PROMPTS == p].std(ddof=1) for p in range(5)])
+    wanted = np.mean([scores[p == PROMPTS].std(ddof=1) for p in range(5)])
     assert score_scale(scores, PROMPTS, "within_prompt_sd") == pytest.approx(wanted)
     assert score_scale(scores, PROMPTS, "none") == 1.0
 

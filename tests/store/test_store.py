@@ -40,10 +40,15 @@ def test_a_stage_is_found_after_it_was_computed(layout: Layout) -> None:
 @pytest.mark.parametrize("problem", [KeyboardInterrupt, RuntimeError, SystemExit])
 def test_an_interrupted_stage_leaves_nothing(layout: Layout, problem: type[BaseException]) -> None:
     store = StageStore(layout)
-    with pytest.raises(problem), store.computing("pool", "abc") as out:
-        assert out is not None
-        (out / "data.txt").write_text("half")
-        raise problem
+
+    def interrupted() -> None:
+        with store.computing("pool", "abc") as out:
+            assert out is not None
+            (out / "data.txt").write_text("half")
+            raise problem
+
+    with pytest.raises(problem):
+        interrupted()
     assert store.find("pool", "abc") is None
     assert list(layout.scratch.iterdir()) == []
     assert list(layout.claims.iterdir()) == []

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
@@ -18,7 +19,6 @@ from ablate.training.groups import (
 from ablate.training.rpo import RPOTrainer
 from ablate.trl_compat.arguments import Optimisation, common_arguments
 from ablate.trl_compat.quiet import quiet
-from datasets import Dataset
 
 NAMES = ("dpo", "ipo", "simpo", "kto", "rpo_bwd", "rpo_fwd", "rpo_sq", "rpo_sqloo")
 

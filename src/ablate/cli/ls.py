@@ -1,6 +1,7 @@
 """`ablate ls`: the runs in the store, the newest last, and the last failures."""
 
 from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 

@@ -50,8 +50,8 @@ def main(argv: Sequence[str]) -> int:
     spread = table.groupby("prompt_id")["label"]
     console.print(
         f"\n{len(table)} answers to {spread.ngroups} prompts: mean judge score "
-        f"{table['label'].mean():.2f}, standard deviation within prompts {spread.std().mean():.2f}, "
-        f"mean of the best {spread.max().mean():.2f}",
+        f"{table['label'].mean():.2f}, standard deviation within prompts "
+        f"{spread.std().mean():.2f}, mean of the best {spread.max().mean():.2f}",
         highlight=False,
     )
     return 0

@@ -89,6 +89,5 @@ def _status(state: State) -> Text:
             f" · about {seconds / 60:.0f} min left" if seconds > 90 else f" · {seconds:.0f} s left"
         )
     running = ", ".join(state.running) or "starting"
-    return Text(
-        f"{done} of {state.runs} runs done, {failed} failed · {elapsed:.0f} s{left} · now: {running}"
-    )
+    counts = f"{done} of {state.runs} runs done, {failed} failed"
+    return Text(f"{counts} · {elapsed:.0f} s{left} · now: {running}")

@@ -14,6 +14,8 @@ from ablate.config.run import RunConfig, validate
 from ablate.errors import ConfigError
 
 CONFIG_NAME = "config"
+#: provider of folders given with --config-dir in Hydra's search path
+COMMAND_LINE = "command-line"
 
 
 @contextlib.contextmanager
@@ -31,7 +33,7 @@ def hydra_session(config_dirs: Sequence[str] = ()) -> Iterator[Any]:
     for folder in config_dirs:
         if not Path(folder).is_dir():
             raise ConfigError(f"the configuration folder {folder} does not exist")
-        search_path.prepend(provider="command-line", path=f"file://{Path(folder).resolve()}")
+        search_path.prepend(provider=COMMAND_LINE, path=f"file://{Path(folder).resolve()}")
     GlobalHydra.instance().clear()
     try:
         yield Hydra.create_main_hydra2(task_name="ablate", config_search_path=search_path)

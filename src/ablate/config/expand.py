@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from ablate.config.compose import CONFIG_NAME, freeze, readable_errors
+from ablate.config.compose import COMMAND_LINE, CONFIG_NAME, freeze, readable_errors
 from ablate.config.levels import level_names, read_level
 from ablate.config.overrides import normalize
 from ablate.config.run import RunConfig
@@ -30,9 +30,14 @@ def expand(loader: Any, arguments: Sequence[str]) -> list[RunConfig]:
     if len(named) > 1:
         raise ConfigError(f"give one sweep, not {len(named)}: {', '.join(named)}")
     composer = _Composer(loader)
+    own = [
+        entry.path.removeprefix("file://")
+        for entry in loader.get_search_path().get_path()
+        if entry.provider == COMMAND_LINE
+    ]
     with readable_errors():
-        grids = _named_grids(named[0]) if named else [[]]
-        arms = [arm for grid in grids for arm in _product(normalize([*grid, *words]))]
+        grids = _named_grids(named[0], own) if named else [[]]
+        arms = [arm for grid in grids for arm in _product(normalize([*grid, *words], own))]
         return [composer.compose(arm) for arm in arms]
 
 
@@ -40,9 +45,9 @@ def _key(word: str) -> str:
     return word.split("=", 1)[0].lstrip("+")
 
 
-def _named_grids(name: str) -> list[list[str]]:
+def _named_grids(name: str, search: Sequence[str]) -> list[list[str]]:
     """The grids of a named sweep as overrides: `arms` is a list of {factor: level or levels}."""
-    content = read_level(SWEEP_KEY, name)
+    content = read_level(SWEEP_KEY, name, search)
     grids = []
     for arm in content["arms"]:
         grid = {**arm, "seed": content["seeds"]} if "seeds" in content else dict(arm)

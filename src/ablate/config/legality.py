@@ -47,6 +47,12 @@ def _reasons(run: RunConfig) -> Iterator[str]:
     model = run.base_model
     if model.kind == "hf" and not model.path:
         yield "base_model=hf needs base_model.path: a folder with a saved model, or a hub id"
+    training = run.training
+    if training.micro_batch_size is not None and training.batch_size % training.micro_batch_size:
+        yield (
+            f"training.batch_size={training.batch_size} is no multiple of "
+            f"training.micro_batch_size={training.micro_batch_size}"
+        )
     if model.kind == "scratch" and model.sft.steps == 0:
         yield (
             f"base_model={model.name} starts from random weights: base_model.sft.steps=0 would "

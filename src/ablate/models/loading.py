@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
@@ -175,6 +176,20 @@ def context_length(model: PreTrainedModel) -> int | None:
     """Longest sequence the model takes, in tokens; None where its config does not say."""
     text_config = model.config.get_text_config()
     limit = getattr(text_config, "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def context_of_path(path: str, revision: str | None, trust_remote_code: bool) -> int | None:
+    """Longest sequence that the model of a folder or hub id takes, without loading its weights."""
+    if os.path.isdir(os.path.expanduser(path)):
+        _check_folder(path)
+    try:
+        config = AutoConfig.from_pretrained(
+            path, revision=revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(offline_help(path, "model", error)) from error
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(limit) if limit else None
 
 

@@ -11,6 +11,8 @@ from ablate.datasets import open_dataset
 from ablate.evaluation.answers import answer_prompts, answers_of, held_out_prompts
 from ablate.evaluation.judges import open_judge
 from ablate.metrics import summarize
+from ablate.models.logps import token_kl
+from ablate.rewards.scorers import LOGP_BATCH_TOKENS
 from ablate.stages.common import (
     ANSWERS,
     MODEL,
@@ -23,8 +25,6 @@ from ablate.stages.common import (
 from ablate.stages.context import Context, Report
 from ablate.store.files import read_json, write_json
 from ablate.store.tables import read_table, write_table
-from ablate.models.logps import token_kl
-from ablate.rewards.scorers import LOGP_BATCH_TOKENS
 
 EVAL = "eval.parquet"
 #: columns kept in the record; token ids stay in the stage

@@ -1,11 +1,16 @@
 """Preflight: what only the data can tell, checked before any work starts."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 from ablate.config.dataset import DatasetConfig, LocalConfig
 from ablate.config.run import RunConfig
-from ablate.datasets import PreferenceDataset, open_dataset
-from ablate.errors import DataError
+from ablate.datasets import SPLITS, PreferenceDataset, open_dataset
+from ablate.errors import DataError, ModelError
+
+#: how many of the longest texts are tokenised
+MEASURED = 64
 
 
 def check_data(run: RunConfig) -> None:
@@ -23,10 +28,66 @@ def check_data(run: RunConfig) -> None:
                 f"{run.dataset.path} says only which response is better; reward=gold needs scores. "
                 "Use reward=labels, reward=explicit or reward=implicit"
             )
+    _check_context(run, dataset)
     learnt = run.reward.training is not None and run.reward.path is None
     for split, wanted in (("train", True), ("reward", learnt)):
         if wanted and not dataset.prompts(split):
             raise DataError(f"dataset={run.dataset.name} has no prompts in the split '{split}'")
+
+
+def _check_context(run: RunConfig, dataset: PreferenceDataset) -> None:
+    """Compares the longest sequences with the model's context, before any stage starts."""
+    count, limit = _token_counter(run, dataset)
+    if limit is None:
+        return
+    prompts = [prompt for split in SPLITS for prompt in dataset.prompts(split)]
+    longest = max(map(count, _longest([prompt.text for prompt in prompts])), default=0)
+    room = run.evaluation.sampling.max_new_tokens
+    if not dataset.has_responses:
+        room = max(room, run.dataset.pool.sampling.max_new_tokens)
+    _refuse_long(longest + room, limit, f"the longest prompt with {room} new tokens")
+    if dataset.has_responses:
+        texts = {prompt.id: prompt.text for prompt in prompts}
+        given = [
+            item for split in ("train", "reward", "judge") for item in dataset.responses(split)
+        ]
+        pairs = _longest([(texts[item.prompt_id], item.text) for item in given])
+        longest = max((count(prompt) + count(text) for prompt, text in pairs), default=0)
+        _refuse_long(longest, limit, "the longest prompt with its response")
+
+
+def _token_counter(
+    run: RunConfig, dataset: PreferenceDataset
+) -> tuple[Callable[[str], int], int | None]:
+    """Tokens of a text with its prompt's or response's special tokens, and the context length."""
+    model = run.base_model
+    if model.kind == "scratch":
+        # the tokenizers that ablate builds: one token per word or per byte, two around a prompt
+        if dataset.vocabulary is not None:
+            return lambda text: len(text.split()) + 2, model.context_length
+        return lambda text: len(text.encode()) + 2, model.context_length
+
+    from ablate.models.loading import context_of_path
+    from ablate.models.tokenizer import encode_prompt, load_tokenizer
+
+    assert model.path is not None
+    limit = context_of_path(model.path, model.revision, model.trust_remote_code)
+    tokenizer = load_tokenizer(model.path, model.revision, model.trust_remote_code)
+    return lambda text: len(encode_prompt(tokenizer, text)), model.context_length or limit
+
+
+def _longest(texts: list[Any]) -> list[Any]:
+    """The texts with most characters: among them is the one with most tokens, or nearly so."""
+    return sorted(texts, key=lambda text: -len("".join(text)))[:MEASURED]
+
+
+def _refuse_long(tokens: int, limit: int, what: str) -> None:
+    if tokens > limit:
+        raise ModelError(
+            f"{what} has {tokens} tokens, but the model's context holds {limit}. Shorten the "
+            "texts, lower max_new_tokens (dataset.pool.sampling, evaluation.sampling), or take a "
+            "model with a longer context"
+        )
 
 
 def _check_counts(run: RunConfig, dataset: PreferenceDataset) -> None:

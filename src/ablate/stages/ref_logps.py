@@ -2,11 +2,11 @@
 
 import pandas as pd
 
+from ablate.models.logps import response_logps
+from ablate.rewards.scorers import LOGP_BATCH_TOKENS
 from ablate.stages.common import MODEL, REF_LOGPS, as_lists, grouped, load_policy, read_pool
 from ablate.stages.context import Context
 from ablate.store.tables import write_table
-from ablate.models.logps import response_logps
-from ablate.rewards.scorers import LOGP_BATCH_TOKENS
 
 
 def run(context: Context) -> None:

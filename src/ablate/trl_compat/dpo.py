@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer import dpo_trainer
@@ -12,7 +13,6 @@ from trl.trainer import dpo_trainer
 from ablate.trl_compat import fused_head
 from ablate.trl_compat.quiet import QuietTrainer, silence
 from ablate.trl_compat.version import check_version
-from datasets import Dataset
 
 #: what `DPOTrainer` calls or sets and this module overrides or reads; the tests compare it with
 #: the installed TRL, so that a changed signature or a vanished name is noticed there

@@ -3,12 +3,12 @@
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 from trl import RewardConfig, RewardTrainer
 
 from ablate.trl_compat.quiet import QuietTrainer, quiet, silence
 from ablate.trl_compat.version import check_version
-from datasets import Dataset
 
 
 class TokenRewardTrainer(QuietTrainer, RewardTrainer):

@@ -2,13 +2,13 @@
 
 from typing import Any
 
+from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from ablate.trl_compat import fused_head
 from ablate.trl_compat.quiet import QuietTrainer, silence
 from ablate.trl_compat.version import check_version
-from datasets import Dataset
 
 
 class TokenSFTTrainer(QuietTrainer, SFTTrainer):

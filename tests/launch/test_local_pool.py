@@ -1,0 +1,136 @@
+"""The local pool with real processes: one job's end, however violent, costs one run."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ablate.config.compose import compose
+from ablate.launch import local
+from ablate.launch.local import RunOutcome, State, jobs_of, run_locally
+from ablate.launch.sweep import Sweep, freeze, prepare, thaw
+from ablate.store import records
+from conftest import SMALL
+
+
+def sweep_of(store: Path, *arms: list[str]) -> Sweep:
+    runs = [compose([*SMALL, f"results_dir={store}", *arm]) for arm in arms]
+    sweep = prepare(runs)
+    freeze(sweep, ["test"])
+    return sweep
+
+
+def go(sweep: Sweep, show: local.Show | None = None) -> dict[str, RunOutcome]:
+    names = {identity: planned.run.objective.name for identity, planned in sweep.plans.items()}
+    outcomes = run_locally(sweep, 2, names, show or (lambda state: None))
+    return {outcome.name: outcome for outcome in outcomes}
+
+
+def test_shared_stages_are_jobs_of_their_own_and_come_first(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, ["objective=dpo"], ["objective=ipo"], ["objective=dpo"])
+    jobs, stored = jobs_of(sweep)
+    assert stored == []
+    assert [job.title for job in jobs].count("run") == 2, "equal runs are one"
+    keys = [job.key for job in jobs]
+    assert len(set(keys)) == len(keys)
+    for job in jobs:
+        assert all(keys.index(need) < keys.index(job.key) for need in job.needs)
+
+
+def test_a_frozen_run_is_the_run_it_was_frozen_from(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, ["objective=simpo", "seed=3"])
+    (identity, planned), = sweep.plans.items()  # fmt: skip
+    thawed = thaw(sweep.frozen(identity))
+    assert thawed.run == planned.run
+    assert thawed.identity == identity
+
+
+def test_a_killed_job_and_a_failing_job_cost_one_run_each(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "config.json").write_text("{}")
+    (damaged / "model.safetensors").write_bytes(b"no weights")
+    arms = [
+        ["objective=dpo"],
+        ["objective=ipo", "base_model=hf", f"base_model.path={damaged}"],
+        ["objective=rpo_bwd"],
+        ["objective=simpo", "training.epochs=2000"],
+    ]
+    sweep = sweep_of(tmp_path / "store", *arms)
+    by_name = {planned.run.objective.name: planned for planned in sweep.plans.values()}
+    stop = threading.Event()
+
+    def kill_the_endless_one() -> None:
+        claim = sweep.layout.claims / by_name["simpo"].evaluation.inputs["policy"].identity
+        while not stop.wait(0.1):
+            owner = claim / "owner.json"
+            if owner.exists():
+                time.sleep(0.5)
+                os.kill(int(owner.read_text().split('"pid":')[1].split(",")[0]), signal.SIGKILL)
+                return
+
+    killer = threading.Thread(target=kill_the_endless_one)
+    killer.start()
+    try:
+        outcomes = go(sweep)
+    finally:
+        stop.set()
+        killer.join()
+    assert {name: outcome.status for name, outcome in outcomes.items()} == {
+        "dpo": "done", "ipo": "failed", "rpo_bwd": "done", "simpo": "failed",
+    }  # fmt: skip
+    assert "SIGKILL" in str(outcomes["simpo"].reason)
+    assert "damaged" in str(outcomes["ipo"].reason)
+    found = {record.data["config"]["objective"]["name"] for record in records.records(sweep.layout)}
+    assert found == {"dpo", "rpo_bwd"}
+
+    # the same sweep again, the two arms mended, does only what is missing
+    again = go(sweep_of(tmp_path / "store", ["objective=dpo"], ["objective=ipo"], arms[2]))
+    assert {name: outcome.status for name, outcome in again.items()} == {
+        "dpo": "stored", "ipo": "done", "rpo_bwd": "stored",
+    }  # fmt: skip
+
+
+def test_a_failing_shared_stage_fails_its_runs_with_the_one_cause(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, ["objective=dpo"], ["objective=ipo"])
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "pool").write_text("in the way")
+    outcomes = go(sweep)
+    assert {outcome.status for outcome in outcomes.values()} == {"failed"}
+    reasons = {outcome.reason for outcome in outcomes.values()}
+    assert len(reasons) == 1
+    assert "pool" in str(reasons.pop())
+
+
+def test_the_state_tells_what_happens(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def show(state: State) -> None:
+        seen.append((len(state.finished), state.jobs_done))
+        assert len(state.running) <= 2
+
+    sweep = sweep_of(tmp_path, ["objective=dpo"])
+    go(sweep, show)
+    assert seen[0] == (0, 0)
+    assert seen[-1][0] == 1
+    assert seen == sorted(seen)
+
+
+def test_the_server_never_touches_cuda() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import ablate.launch.preload, torch, sys;"
+        "assert not torch.cuda.is_initialized(); assert 'trl' in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("code", "told"), [(-9, "SIGKILL"), (-11, "SIGSEGV"), (3, "exit code 3")])
+def test_a_death_is_told_by_its_signal(code: int, told: str) -> None:
+    assert told in local._death(code)
