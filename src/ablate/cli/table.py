@@ -4,18 +4,21 @@ import math
 
 import pandas as pd
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from ablate.analysis import Cell, cells, varied_settings
 from ablate.launch.local import RunOutcome
 
+#: column -> title, form and factor; the last ones give way where the terminal is narrow
 METRICS = {
     "reward/test": ("reward, test", "{:.3f}", 1.0),
-    "reward/ood": ("reward, ood", "{:.3f}", 1.0),
     "win_rate/test": ("win rate, %", "{:.1f}", 100.0),
     "kl/test": ("KL, nats", "{:.2f}", 1.0),
+    "reward/ood": ("reward, ood", "{:.3f}", 1.0),
     "length/test": ("length", "{:.1f}", 1.0),
 }
+SHORT = {"num_responses": "K"}
 
 
 def show_table(console: Console, frame: pd.DataFrame, outcomes: list[RunOutcome]) -> None:
@@ -25,7 +28,11 @@ def show_table(console: Console, frame: pd.DataFrame, outcomes: list[RunOutcome]
         keys = varied_settings(frame)
         metrics = [metric for metric in METRICS if metric in frame]
         found = cells(frame, keys, metrics)
-        console.print(_render(found, keys, metrics))
+        shown = _fitting(console, found, keys, metrics)
+        console.print(_render(found, keys, shown))
+        if len(shown) < len(metrics):
+            left_out = ", ".join(METRICS[metric][0] for metric in metrics[len(shown) :])
+            console.print(f"[dim]a wider terminal shows: {left_out}[/]")
         for note in _notes(frame, found, metrics):
             console.print(f"[dim]{note}[/]")
     for outcome in failed:
@@ -34,13 +41,27 @@ def show_table(console: Console, frame: pd.DataFrame, outcomes: list[RunOutcome]
             console.print(f"        log {outcome.log}", style="dim")
 
 
+def _fitting(
+    console: Console, found: list[Cell], keys: list[str], metrics: list[str]
+) -> list[str]:
+    """As many of the metrics as the console has room for, at least one."""
+    shown = list(metrics)
+    unbounded = console.options.update(max_width=1000)
+    while len(shown) > 1:
+        width = Measurement.get(console, unbounded, _render(found, keys, shown)).maximum
+        if width <= console.width:
+            break
+        shown.pop()
+    return shown
+
+
 def _render(found: list[Cell], keys: list[str], metrics: list[str]) -> Table:
     table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for key in keys:
-        table.add_column(key.removeprefix("config."))
-    table.add_column("seeds", justify="right")
+        table.add_column(SHORT.get(key, key.removeprefix("config.")), no_wrap=True)
+    table.add_column("seeds", justify="right", no_wrap=True)
     for metric in metrics:
-        table.add_column(METRICS[metric][0], justify="right")
+        table.add_column(METRICS[metric][0], justify="right", no_wrap=True)
     if any(cell.diverged for cell in found):
         table.add_column("diverged", justify="right")
     for cell in found:

@@ -103,10 +103,17 @@ def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display)
         _fail(attempt, name, str(error), error)
         raise StoreError(f"the results folder could not be written: {error}") from error
     except BaseException:
-        shutil.rmtree(attempt, ignore_errors=True)
+        _forget(attempt)
         raise
-    shutil.rmtree(attempt, ignore_errors=True)
+    _forget(attempt)
     return record
+
+
+def _forget(attempt: Path) -> None:
+    """Removes an attempt that has nothing to tell, and its folder if it was the only one."""
+    shutil.rmtree(attempt, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        attempt.parent.rmdir()
 
 
 def _fail(attempt: Path, name: str, reason: str, error: BaseException) -> None:
