@@ -26,7 +26,7 @@ check: setup
 	$(BIN)/mypy
 
 test: check
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # builds a wheel, installs it into an empty environment and uses it in an empty directory
 wheel-test: setup
