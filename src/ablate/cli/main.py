@@ -17,6 +17,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ablate.cli.sample:main",
         "print prompts, answers of the SFT policy and their judge scores",
     ),
+    "objectives": (
+        "ablate.cli.objectives:main",
+        "the preference objectives: formula, needs and defaults; or one in full",
+    ),
     "help": ("ablate.cli.help:main", "the factors with their levels, and examples"),
 }
 

@@ -41,9 +41,7 @@ def show_table(console: Console, frame: pd.DataFrame, outcomes: list[RunOutcome]
             console.print(f"        log {outcome.log}", style="dim")
 
 
-def _fitting(
-    console: Console, found: list[Cell], keys: list[str], metrics: list[str]
-) -> list[str]:
+def _fitting(console: Console, found: list[Cell], keys: list[str], metrics: list[str]) -> list[str]:
     """As many of the metrics as the console has room for, at least one."""
     shown = list(metrics)
     unbounded = console.options.update(max_width=1000)

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,9 @@ def _read(group: str, name: str, search: Sequence[Path | str], seen: tuple[str, 
         raise ConfigError(f"The defaults of {group} '{seen[0]}' include '{name}' in a circle.")
     path = level_path(group, name, search)
     try:
-        content = OmegaConf.load(path)
+        content, entries = _load(path, path.stat().st_mtime_ns)
     except (OmegaConfBaseException, YAMLError, OSError) as error:
         raise ConfigError(f"Cannot read {path}: {error}") from error
-    if not isinstance(content, DictConfig):
-        raise ConfigError(f"{path} must hold keys and values.")
-    entries = content.pop("defaults", None)
     if entries is None:
         return content
     if "_self_" not in entries:
@@ -94,6 +92,19 @@ def _read(group: str, name: str, search: Sequence[Path | str], seen: tuple[str, 
     merged = OmegaConf.merge(*parts)
     assert isinstance(merged, DictConfig)
     return merged
+
+
+@lru_cache(maxsize=256)
+def _load(path: Path, changed: int) -> tuple[DictConfig, Any]:
+    """Keys and values of a file, and its defaults list apart; never changed by who gets them.
+
+    Levels share base files, so that listing a factor would parse these once for each level.
+    `changed` is the file's time stamp.
+    """
+    content = OmegaConf.load(path)
+    if not isinstance(content, DictConfig):
+        raise ConfigError(f"{path} must hold keys and values.")
+    return content, content.pop("defaults", None)
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

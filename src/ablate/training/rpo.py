@@ -119,6 +119,9 @@ class RPOTrainer(GroupTrainer):
             return surrogate - surrogate.detach() + self.window_loss * self._share
         output = self.objective(group)
         self._metrics_seen.append(output.metrics)
+        if self.objective.batch_coupled:
+            # alone in its step: this micro-batch is the global batch, aggregated as the slot says
+            return output.loss
         total = self.num_items_in_batch
         usable = output.usable.sum() if total is None else total
         # DDP averages gradients over processes, while the denominator counts all their prompts

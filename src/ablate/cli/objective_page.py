@@ -1,0 +1,89 @@
+"""One objective on the screen in full: slots and what else they take, parameters, its file."""
+
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from ablate.cli.objective_facts import (
+    CHECKED,
+    GROUP,
+    LOG_Z,
+    Facts,
+    choices,
+    plain,
+    slots,
+    unused,
+)
+from ablate.config.levels import read_level
+
+
+def show_page(console: Console, item: Facts) -> None:
+    """Prints everything that the level's files say, and how to use it."""
+    config = item.config
+    console.print(Text.assemble((item.name, "bold"), "  ", config.title))
+    console.print(Text(item.summary, style="dim"))
+    console.print()
+    head = _grid()
+    head.add_row("arXiv", Text(item.arxiv))
+    head.add_row("loss", Text(config.formula))
+    head.add_row("RPO reading", Text(config.rpo_reading))
+    head.add_row("β log Z(x)", Text(LOG_Z.get(config.log_z, config.log_z)))
+    head.add_row("needs", Text(", ".join(item.needs())))
+    head.add_row("formula", Text(CHECKED.get(config.checked, config.checked)))
+    console.print(head)
+
+    console.print("\n[bold]slots[/]  [dim]bold: other than in most levels[/]")
+    console.print(_slots(item))
+    console.print("\n[bold]parameters[/]")
+    console.print(_parameters(item))
+
+    console.print("\n[bold]file[/] ", end="")
+    console.print(Text(str(item.path)), soft_wrap=True)
+    console.print(
+        Syntax(
+            item.path.read_text(encoding="utf-8").rstrip(),
+            "yaml",
+            theme="ansi_light",
+            background_color="default",
+            word_wrap=True,
+        )
+    )
+    console.print("\n[bold]use[/]")
+    beta = plain(config.beta)
+    for line in (
+        f"ablate {GROUP}={item.name} {GROUP}.beta={beta}",
+        f"ablate {GROUP}={item.name},dpo seed=0,1,2 -m",
+        f'make_objective("{item.name}", beta={beta})(group)',
+    ):
+        console.print(Text(f"  {line}"))
+    console.print(Text("  the last in Python: from ablate.objectives import make_objective", "dim"))
+
+
+def _slots(item: Facts) -> Table:
+    usual = read_level(GROUP, "_base")
+    table = _grid()
+    table.add_column(style="dim", overflow="fold")
+    for name in slots():
+        value = plain(getattr(item.config, name))
+        others = [choice for choice in choices(name) if choice != value]
+        changed = name in usual and value != plain(usual[name])
+        table.add_row(f"  {name}", Text(value, "bold" if changed else ""), ", ".join(others))
+    return table
+
+
+def _parameters(item: Facts) -> Table:
+    table = _grid()
+    for name, value in item.defaults.items():
+        source = item.sources.get(name)
+        table.add_row(f"  {name}", Text.assemble(plain(value), (f"  {source or ''}", "dim")))
+    empty = [f"{name} ({owner})" if owner else name for name, owner in unused(item.config).items()]
+    table.add_row("  not used", Text(", ".join(empty), style="dim"))
+    return table
+
+
+def _grid() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    return table

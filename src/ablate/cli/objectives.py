@@ -1,0 +1,160 @@
+"""`ablate objectives`: every preference objective with its formula, needs and defaults."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ablate.cli.objective_facts import CHECKED, Facts, all_facts, facts
+from ablate.cli.objective_page import show_page
+from ablate.errors import ConfigError
+
+USAGE = "ablate objectives [LEVEL] [--format table|md] [--into FILE] [-cd DIR]"
+#: columns of a table that needs this much room; narrower screens stack them
+WIDE = 190
+BEGIN = "<!-- begin: ablate objectives -->"
+END = "<!-- end: ablate objectives -->"
+
+LEGEND = (
+    "K responses y_k per prompt x; r reward; w the better and l the worse response of a pair; "
+    "Δ better minus worse. s = log π(y|x), summed over tokens; h = s - s_ref, the log-ratio to the "
+    "reference; βh is the implicit reward; a bar divides by the number of tokens.",
+    "RPO reading: the distance D, the target and the score that make the loss an instance of "
+    "reward-aware preference optimization (arXiv 2502.00203).",
+    "Defaults: the parameters that the level sets, with their source; `beta` is objective.beta on "
+    "the command line.",
+    "RPO, PRO, SPO, TPO, APO and VPO are each the name of several methods: go by title and arXiv "
+    "id.",
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints all levels or one; reads YAML files only."""
+    args = _parse(argv)
+    console = Console()
+    if args.level is not None:
+        if args.format != "table" or args.into:
+            raise ConfigError(f"--format and --into are for the whole list (usage: {USAGE})")
+        show_page(console, facts(args.level, args.config_dir))
+        return 0
+    found = all_facts(args.config_dir)
+    if args.into:
+        insert(Path(args.into), markdown(found))
+        console.print(f"{len(found)} objectives written into {args.into}", highlight=False)
+    elif args.format == "md":
+        print(markdown(found))
+    else:
+        _show(console, found)
+    return 0
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    flags = argparse.ArgumentParser(prog="ablate objectives", add_help=False, allow_abbrev=False)
+    flags.add_argument("level", nargs="?")
+    flags.add_argument("-h", "--help", action="store_true")
+    flags.add_argument("--format", choices=["table", "md"], default="table")
+    flags.add_argument("--into")
+    flags.add_argument("-cd", "--config-dir", action="append", default=[])
+
+    def refuse(message: str) -> Any:
+        raise ConfigError(f"{message} (usage: {USAGE})")
+
+    flags.error = refuse  # type: ignore[method-assign]
+    args = flags.parse_args(list(argv))
+    if args.help:
+        print(f"usage: {USAGE}")
+        raise SystemExit(0)
+    for folder in args.config_dir:
+        if not Path(folder).is_dir():
+            raise ConfigError(f"the configuration folder {folder} does not exist")
+    return args
+
+
+def _show(console: Console, found: list[Facts]) -> None:
+    """A table where there is room for its columns, else a short paragraph per level."""
+    if console.width >= WIDE:
+        console.print(_table(found))
+    else:
+        for item in found:
+            console.print(_paragraph(item))
+    console.print()
+    for line in LEGEND:
+        console.print(Text(line, style="dim"))
+    console.print(f"\n{len(found)} objectives; `ablate objectives LEVEL` shows one in full")
+
+
+def _paragraph(item: Facts) -> Table:
+    title = Text.assemble(
+        (item.name, "bold"), "  ", item.config.title, ("  arXiv ", "dim"), item.arxiv
+    )
+    body = Table.grid(padding=(0, 1))
+    body.add_column(no_wrap=True, style="dim", min_width=10)
+    body.add_column(overflow="fold")
+    body.add_row("  loss", Text(item.config.formula))
+    body.add_row("  RPO", Text(item.config.rpo_reading))
+    body.add_row("  needs", Text(", ".join(item.needs())))
+    body.add_row("  defaults", Text(", ".join(item.default_words(with_sources=True))))
+    body.add_row("  formula", Text(CHECKED.get(item.config.checked, item.config.checked)))
+    whole = Table.grid()
+    whole.add_row(title)
+    whole.add_row(body)
+    return whole
+
+
+def _table(found: list[Facts]) -> Table:
+    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 1, 0))
+    for heading, share in (("level", 10), ("title, arXiv", 16), ("loss", 24), ("RPO reading", 20),
+                           ("needs", 10), ("defaults", 18), ("formula", 10)):  # fmt: skip
+        table.add_column(heading, ratio=share, no_wrap=heading == "level", overflow="fold")
+    for item in found:
+        table.add_row(
+            Text(item.name, style="bold"),
+            Text(f"{item.config.title}, {item.arxiv}"),
+            Text(item.config.formula),
+            Text(item.config.rpo_reading),
+            Text(", ".join(item.needs())),
+            Text(", ".join(item.default_words(with_sources=True))),
+            Text(CHECKED.get(item.config.checked, item.config.checked)),
+        )
+    return table
+
+
+def markdown(found: list[Facts]) -> str:
+    """The list as a GitHub table, with its legend below."""
+    rows = ["| level | title | arXiv | loss | RPO reading | needs | defaults | formula |"]
+    rows.append("|---" * 8 + "|")
+    for item in found:
+        arxiv = item.config.arxiv
+        cells = (
+            f"`{item.name}`",
+            item.config.title,
+            f"[{arxiv}](https://arxiv.org/abs/{arxiv})" if arxiv else "–",
+            f"`{item.config.formula}`",
+            item.config.rpo_reading,
+            ", ".join(item.needs()),
+            ", ".join(item.default_words(with_sources=True)),
+            CHECKED.get(item.config.checked, item.config.checked),
+        )
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join([*rows, "", *(f"- {line}" for line in LEGEND)])
+
+
+def insert(path: Path, text: str) -> None:
+    """Replaces what stands between the two marker lines of a file.
+
+    Raises:
+        ConfigError: no such file, or not exactly one of each marker in their order.
+    """
+    try:
+        content = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    head, begin, rest = content.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in tail:
+        raise ConfigError(f"{path} must hold the line {BEGIN} and below it the line {END}, once")
+    path.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}", encoding="utf-8")
