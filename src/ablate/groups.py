@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ablate.errors import DataError
 
+#: how near to 0 or 1 a probability counts as certain: its logit stays finite
+_CERTAIN = 1e-6
 #: pairing key of an absent response
 _PAD_KEY = torch.iinfo(torch.int64).max
 
@@ -17,9 +19,11 @@ _PAD_KEY = torch.iinfo(torch.int64).max
 class PromptGroup:
     """A batch of B prompts with up to K responses each. Log-probabilities are in nats.
 
+    Legend: T tokens of the longest response, M mismatched pairs, R further rewards.
+
     `mask` is False where a response is absent (ragged K); what stands in the other fields there
     is never read, not even NaN. Missing `mask` means that all responses are present. Responses
-    are ordered by `rewards` where these are known, else by `ranks`.
+    are ordered by `rewards` where these are known, else by `ranks`, else by how often they win.
 
     Raises `DataError` naming the field if a shape does not fit or a known reward is not finite.
     """
@@ -50,6 +54,22 @@ class PromptGroup:
     #: float[B, K, T]: per-token log π_θ, and under the reference; zero beyond the completion
     token_logps: Tensor | None = None
     token_ref_logps: Tensor | None = None
+    #: float[B, K]: log π(y|x) under the policy of the round before
+    prev_logps: Tensor | None = None
+    #: float[B, K, K]: probability that response i beats response j; ½ on the diagonal
+    win_probs: Tensor | None = None
+    #: float[B, K]: Σ_t log Σ_v π_θ(v|x, y_<t)²
+    log_sum_sq: Tensor | None = None
+    #: float[B, K, T]: KL(π_ref(·|x, y_<t) ‖ π_θ(·|x, y_<t)) at every token
+    token_kl: Tensor | None = None
+    #: float[B, K, T]: weights of the tokens' log-ratios, and of their KL
+    token_weights: Tensor | None = None
+    token_kl_weights: Tensor | None = None
+    #: float[B]: log π_θ of a gold response, and int[B]: its tokens
+    gold_logps: Tensor | None = None
+    gold_lengths: Tensor | None = None
+    #: float[B]: log π_θ of a rationale of the preference, given prompt and responses
+    rationale_logps: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.policy_logps.dim() != 2:
@@ -60,13 +80,18 @@ class PromptGroup:
         grid = tuple(self.policy_logps.shape)
         for name in _GRID_FIELDS:
             self._expect(name, getattr(self, name), grid)
-        for name in ("extra_rewards", "token_logps", "token_ref_logps"):
+        for name in _DEEP_FIELDS:
             value = getattr(self, name)
             if value is not None and (value.dim() != 3 or tuple(value.shape[:2]) != grid):
                 raise DataError(
                     f"{name} must have shape [{grid[0]}, {grid[1]}, ...] like policy_logps, got "
                     f"{list(value.shape)}"
                 )
+        for name in _PROMPT_FIELDS:
+            value = getattr(self, name)
+            if value is not None and tuple(value.shape) != grid[:1]:
+                raise DataError(f"{name} must have shape [{grid[0]}], got {list(value.shape)}")
+        self._check_win_probs(grid)
         self._check_mismatched(grid[0])
         for name in ("mask", "kl_mask"):
             value = getattr(self, name)
@@ -80,9 +105,18 @@ class PromptGroup:
     def _expect(self, name: str, value: Tensor | None, shape: tuple[int, ...]) -> None:
         if value is not None and tuple(value.shape) != shape:
             raise DataError(
-                f"{name} must have the shape of policy_logps, {list(shape)}, got "
+                f"{name} must have shape {list(shape)} to fit policy_logps, got "
                 f"{list(value.shape)}"
             )
+
+    def _check_win_probs(self, grid: tuple[int, ...]) -> None:
+        if self.win_probs is None:
+            return
+        self._expect("win_probs", self.win_probs, (*grid, grid[1]))
+        both = self.present[:, :, None] & self.present[:, None, :]
+        inside = (self.win_probs >= 0) & (self.win_probs <= 1)
+        if not bool((inside | ~both).all()):
+            raise DataError("win_probs must lie in [0, 1] for every two present responses")
 
     def _check_mismatched(self, prompts: int) -> None:
         given, reference = self.kl_logps, self.kl_ref_logps
@@ -124,11 +158,28 @@ class PromptGroup:
         return torch.promote_types(self.policy_logps.dtype, torch.float32)
 
     def order(self) -> Tensor | None:
-        """float[B, K]: what the responses are ranked by (rewards, else ranks), 0 where absent."""
+        """float[B, K]: what the responses are ranked by, 0 where absent; None if nothing is known.
+
+        Rewards where they are given, else ranks, else win rates.
+        """
         values = self.rewards if self.rewards is not None else self.ranks
         if values is None:
-            return None
+            return None if self.win_probs is None else self.win_rates()
         return torch.where(self.present, values, torch.zeros_like(values))
+
+    def win_rates(self, logits: bool = False) -> Tensor:
+        """float[B, K]: mean over present j of P(y_k beats y_j), itself included; 0 where absent.
+
+        `logits`: the mean of log P/(1 - P) instead. Raises `DataError` without `win_probs`.
+        """
+        if self.win_probs is None:
+            raise DataError("win rates need win_probs")
+        both = self.present[:, :, None] & self.present[:, None, :]
+        values = torch.where(both, self.win_probs.to(self.dtype), 0.5)
+        if logits:
+            values = torch.logit(values, eps=_CERTAIN)
+        values = torch.where(both, values, torch.zeros_like(values))
+        return values.sum(dim=2) / self.present.sum(dim=1, keepdim=True).clamp(min=1)
 
     def key(self) -> Tensor:
         """int[B, K]: `pairing_key`, or the position of the response where none was given."""
@@ -154,8 +205,10 @@ class PromptGroup:
             )
 
         def widen(name: str, value: Tensor) -> Tensor:
-            if name.startswith("kl_"):
+            if name.startswith("kl_") or name in _PROMPT_FIELDS:
                 return value
+            if name == "win_probs":
+                value = torch.cat([value, value.new_zeros(*value.shape[:2], missing)], dim=2)
             fill = _PAD_KEY if name == "pairing_key" else 0
             shape = (value.shape[0], missing, *value.shape[2:])
             return torch.cat([value, value.new_full(shape, fill)], dim=1)
@@ -172,4 +225,22 @@ class PromptGroup:
         return changed
 
 
-_GRID_FIELDS = ("ref_logps", "rewards", "lengths", "mask", "ranks", "pairing_key")
+_GRID_FIELDS = (
+    "ref_logps",
+    "rewards",
+    "lengths",
+    "mask",
+    "ranks",
+    "pairing_key",
+    "prev_logps",
+    "log_sum_sq",
+)
+_DEEP_FIELDS = (
+    "extra_rewards",
+    "token_logps",
+    "token_ref_logps",
+    "token_kl",
+    "token_weights",
+    "token_kl_weights",
+)
+_PROMPT_FIELDS = ("gold_logps", "gold_lengths", "rationale_logps")

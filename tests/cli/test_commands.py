@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SMALL
+from smallrun import SMALL
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

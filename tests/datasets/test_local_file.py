@@ -22,7 +22,9 @@ Write = Callable[..., Path]
 
 
 def config(path: Path, **values: Any) -> LocalConfig:
-    plain = yaml.safe_load(LEVEL.read_text()) | {"path": str(path)} | values
+    plain = yaml.safe_load(LEVEL.read_text()) | {"path": str(path), "judge_share": 0.0}
+    plain |= values
+    del plain["defaults"]  # the default judge, which is another node
     return LocalConfig.model_validate(plain)
 
 

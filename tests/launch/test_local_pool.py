@@ -13,7 +13,7 @@ from ablate.launch import local
 from ablate.launch.local import RunOutcome, State, jobs_of, run_locally
 from ablate.launch.sweep import Sweep, freeze, prepare, thaw
 from ablate.store import records
-from conftest import SMALL
+from smallrun import SMALL
 
 
 def sweep_of(store: Path, *arms: list[str]) -> Sweep:

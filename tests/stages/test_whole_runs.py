@@ -16,7 +16,7 @@ from ablate.stages.complete import Outcome, complete
 from ablate.stages.graph import plan
 from ablate.stages.preflight import check_data
 from ablate.store.layout import Layout
-from conftest import SMALL
+from smallrun import SMALL
 
 
 def run(store: Path, *words: str) -> Outcome:

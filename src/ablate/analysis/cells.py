@@ -80,13 +80,20 @@ def _half_width(values: np.ndarray) -> float:
 
 
 def varied_settings(frame: pd.DataFrame) -> list[str]:
-    """The columns in which runs differ: factors first, then settings beyond a factor's level."""
+    """The columns in which runs differ: factors first, then settings.
+
+    A setting that is the same in all runs of a factor's level only spells out that level; one
+    that differs within a level is a variation of its own.
+    """
     factors = [name for name in FACTORS if name != "seed" and frame[name].nunique(dropna=False) > 1]
-    covered = tuple(_LEVEL_OF[name] for name in factors if name in _LEVEL_OF)
     settings = []
     for column in frame.columns:
-        if not column.startswith("config.") or column.startswith((*_NOT_VARIED, *covered)):
+        if not column.startswith("config.") or column.startswith(_NOT_VARIED):
             continue
-        if frame[column].map(repr).nunique() > 1:
+        texts = frame[column].map(repr)
+        if texts.nunique() == 1:
+            continue
+        owner = next((name for name in factors if column.startswith(_LEVEL_OF[name])), None)
+        if owner is None or texts.groupby(frame[owner]).nunique().max() > 1:
             settings.append(column)
     return factors + settings

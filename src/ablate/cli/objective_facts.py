@@ -7,21 +7,24 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from ablate.config import legality
+from ablate.config.compose import compose
 from ablate.config.levels import level_names, level_path, level_summary, read_level
 from ablate.config.objective import Needs, ObjectiveConfig, objective_config
 from ablate.config.objective_rules import OWNERS
+from ablate.errors import ConfigError
 
 GROUP = "objective"
 #: the hidden file that says what a slot holds where a level says nothing
 BASE = "_base"
 #: fields that describe a level
 WORDS = ("name", "arxiv", "title", "formula", "rpo_reading", "checked", "log_z")
-#: how a formula was verified
+#: where a formula was read, as a level file says it and in words
 CHECKED = {
-    "paper": "read in the paper",
-    "author_code": "read in the authors' code",
-    "second_implementation": "read in a maintained second implementation",
-    "third_party": "read in a third-party implementation or review",
+    "paper": "the paper",
+    "author_code": "the authors' code",
+    "second_implementation": "a second implementation",
+    "third_party": "a third party's account",
 }
 LOG_Z = {
     "cancels": "cancels: the loss does not see it",
@@ -62,8 +65,13 @@ class Facts:
 
     @property
     def arxiv(self) -> str:
-        """arXiv id, or a dash where the level follows no paper."""
-        return self.config.arxiv or "–"
+        """arXiv id, or that there is none."""
+        return f"arXiv {self.config.arxiv}" if self.config.arxiv else "no arXiv id"
+
+    @property
+    def verified(self) -> str:
+        """Where the formula was read."""
+        return CHECKED.get(self.config.checked, self.config.checked)
 
     def needs(self) -> list[str]:
         """What must be given, the most telling first; scores include an order."""
@@ -108,6 +116,16 @@ def facts(name: str, search: Sequence[str] = ()) -> Facts:
         and values[field] != base.get(field)
     }
     return Facts(config, level_summary(GROUP, name, search), path, defaults, _comments(path))
+
+
+def blocked(item: Facts) -> str | None:
+    """Why a run with four responses and a judge's scores cannot train the level; None if it can."""
+    run = compose(["num_responses=4", "reward=gold"])
+    try:
+        legality.check(run.model_copy(update={GROUP: item.config}))
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def choices(field: str) -> list[str]:

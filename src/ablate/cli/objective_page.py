@@ -6,10 +6,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.cli.objective_facts import (
-    CHECKED,
     GROUP,
     LOG_Z,
     Facts,
+    blocked,
     choices,
     plain,
     slots,
@@ -25,12 +25,12 @@ def show_page(console: Console, item: Facts) -> None:
     console.print(Text(item.summary, style="dim"))
     console.print()
     head = _grid()
-    head.add_row("arXiv", Text(item.arxiv))
+    head.add_row("paper", Text(item.arxiv))
     head.add_row("loss", Text(config.formula))
     head.add_row("RPO reading", Text(config.rpo_reading))
     head.add_row("β log Z(x)", Text(LOG_Z.get(config.log_z, config.log_z)))
     head.add_row("needs", Text(", ".join(item.needs())))
-    head.add_row("formula", Text(CHECKED.get(config.checked, config.checked)))
+    head.add_row("verified in", Text(item.verified))
     console.print(head)
 
     console.print("\n[bold]slots[/]  [dim]bold: other than in most levels[/]")
@@ -50,14 +50,26 @@ def show_page(console: Console, item: Facts) -> None:
         )
     )
     console.print("\n[bold]use[/]")
-    beta = plain(config.beta)
-    for line in (
-        f"ablate {GROUP}={item.name} {GROUP}.beta={beta}",
-        f"ablate {GROUP}={item.name},dpo seed=0,1,2 -m",
-        f'make_objective("{item.name}", beta={beta})(group)',
-    ):
+    for line in _uses(item):
         console.print(Text(f"  {line}"))
-    console.print(Text("  the last in Python: from ablate.objectives import make_objective", "dim"))
+
+
+def _uses(item: Facts) -> list[str]:
+    """Commands and a line of Python; where a run cannot serve the level, the reason."""
+    beta, other = plain(item.config.beta), "dpo" if item.name != "dpo" else "rpo_bwd"
+    reason = blocked(item)
+    if reason is None:
+        lines = [
+            f"ablate {GROUP}={item.name} {GROUP}.beta={plain(3 * item.config.beta)}",
+            f"ablate {GROUP}={other},{item.name} seed=0,1,2 -m",
+        ]
+    else:
+        lines = [f"not in a run: {line}" for line in reason.splitlines()]
+    return [
+        *lines,
+        "from ablate.objectives import PromptGroup, make_objective",
+        f'make_objective("{item.name}", beta={beta})(group).loss',
+    ]
 
 
 def _slots(item: Facts) -> Table:

@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ablate.cli.objective_facts import CHECKED, Facts, all_facts, facts
+from ablate.cli.objective_facts import Facts, all_facts, facts
 from ablate.cli.objective_page import show_page
 from ablate.errors import ConfigError
 
 USAGE = "ablate objectives [LEVEL] [--format table|md] [--into FILE] [-cd DIR]"
 #: columns of a table that needs this much room; narrower screens stack them
-WIDE = 190
+WIDE = 170
 BEGIN = "<!-- begin: ablate objectives -->"
 END = "<!-- end: ablate objectives -->"
 
@@ -27,6 +27,7 @@ LEGEND = (
     "reward-aware preference optimization (arXiv 2502.00203).",
     "Defaults: the parameters that the level sets, with their source; `beta` is objective.beta on "
     "the command line.",
+    "Verified: where the formula was read.",
     "RPO, PRO, SPO, TPO, APO and VPO are each the name of several methods: go by title and arXiv "
     "id.",
 )
@@ -88,9 +89,7 @@ def _show(console: Console, found: list[Facts]) -> None:
 
 
 def _paragraph(item: Facts) -> Table:
-    title = Text.assemble(
-        (item.name, "bold"), "  ", item.config.title, ("  arXiv ", "dim"), item.arxiv
-    )
+    title = Text.assemble((item.name, "bold"), f"  {item.config.title}", (f"  {item.arxiv}", "dim"))
     body = Table.grid(padding=(0, 1))
     body.add_column(no_wrap=True, style="dim", min_width=10)
     body.add_column(overflow="fold")
@@ -98,7 +97,7 @@ def _paragraph(item: Facts) -> Table:
     body.add_row("  RPO", Text(item.config.rpo_reading))
     body.add_row("  needs", Text(", ".join(item.needs())))
     body.add_row("  defaults", Text(", ".join(item.default_words(with_sources=True))))
-    body.add_row("  formula", Text(CHECKED.get(item.config.checked, item.config.checked)))
+    body.add_row("  verified", Text(item.verified))
     whole = Table.grid()
     whole.add_row(title)
     whole.add_row(body)
@@ -106,38 +105,38 @@ def _paragraph(item: Facts) -> Table:
 
 
 def _table(found: list[Facts]) -> Table:
-    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 1, 0))
+    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 1, 0), expand=True)
     for heading, share in (("level", 10), ("title, arXiv", 16), ("loss", 24), ("RPO reading", 20),
-                           ("needs", 10), ("defaults", 18), ("formula", 10)):  # fmt: skip
+                           ("needs", 10), ("defaults", 18), ("verified", 10)):  # fmt: skip
         table.add_column(heading, ratio=share, no_wrap=heading == "level", overflow="fold")
     for item in found:
         table.add_row(
             Text(item.name, style="bold"),
-            Text(f"{item.config.title}, {item.arxiv}"),
+            Text(f"{item.config.title}\n{item.arxiv}"),
             Text(item.config.formula),
             Text(item.config.rpo_reading),
             Text(", ".join(item.needs())),
             Text(", ".join(item.default_words(with_sources=True))),
-            Text(CHECKED.get(item.config.checked, item.config.checked)),
+            Text(item.verified),
         )
     return table
 
 
 def markdown(found: list[Facts]) -> str:
     """The list as a GitHub table, with its legend below."""
-    rows = ["| level | title | arXiv | loss | RPO reading | needs | defaults | formula |"]
+    rows = ["| level | title | arXiv | loss | RPO reading | needs | defaults | verified |"]
     rows.append("|---" * 8 + "|")
     for item in found:
         arxiv = item.config.arxiv
         cells = (
             f"`{item.name}`",
             item.config.title,
-            f"[{arxiv}](https://arxiv.org/abs/{arxiv})" if arxiv else "–",
+            f"[{arxiv}](https://arxiv.org/abs/{arxiv})" if arxiv else "none",
             f"`{item.config.formula}`",
             item.config.rpo_reading,
             ", ".join(item.needs()),
             ", ".join(item.default_words(with_sources=True)),
-            CHECKED.get(item.config.checked, item.config.checked),
+            item.verified,
         )
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join([*rows, "", *(f"- {line}" for line in LEGEND)])

@@ -73,7 +73,9 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(llama)
-    model = model.to(getattr(torch, config.dtype))
+    # parameters only: rotary frequencies stay float32, as they do when a folder is loaded
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(getattr(torch, config.dtype))
     _set_stops(model, tokenizer)
     return model.to(resolve_device(device)).eval()
 
