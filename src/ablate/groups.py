@@ -105,8 +105,7 @@ class PromptGroup:
     def _expect(self, name: str, value: Tensor | None, shape: tuple[int, ...]) -> None:
         if value is not None and tuple(value.shape) != shape:
             raise DataError(
-                f"{name} must have shape {list(shape)} to fit policy_logps, got "
-                f"{list(value.shape)}"
+                f"{name} must have shape {list(shape)} to fit policy_logps, got {list(value.shape)}"
             )
 
     def _check_win_probs(self, grid: tuple[int, ...]) -> None:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from ablate.cli.main import COMMANDS
+from ablate.cli.commands import COMMANDS
 from ablate.config.compose import CONFIG_NAME, hydra_session
 
 

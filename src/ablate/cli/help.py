@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from ablate.cli.main import COMMANDS
+from ablate.cli.commands import COMMANDS
 from ablate.config.levels import level_names, level_summary
 
 FACTORS = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ablate import __version__
-from ablate.cli.main import COMMANDS
+from ablate.cli.commands import COMMANDS
 from ablate.config import legality
 from ablate.config.compose import CONFIG_NAME, compose, hydra_session, readable_errors
 from ablate.config.overrides import normalize

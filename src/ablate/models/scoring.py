@@ -14,7 +14,8 @@ from transformers import (
 )
 
 from ablate.errors import ModelError
-from ablate.models.loading import check_lengths, context_length, offline_help, resolve_device
+from ablate.models.loading import check_lengths, context_length, resolve_device
+from ablate.models.missing import offline_help
 from ablate.trl_compat.quiet import quiet
 
 

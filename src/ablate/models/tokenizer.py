@@ -11,6 +11,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ablate.errors import ModelError
+from ablate.models.missing import offline_help
 
 PAD, BOS, EOS, SEP, UNK = "<pad>", "<bos>", "<eos>", "<sep>", "<unk>"
 _SPECIAL = (PAD, BOS, EOS, SEP, UNK)
@@ -82,8 +83,6 @@ def load_tokenizer(
     Raises:
         ModelError: no tokenizer there, or one without an EOS token.
     """
-    from ablate.models.loading import offline_help
-
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(
             path_or_id, revision=revision, trust_remote_code=trust_remote_code
