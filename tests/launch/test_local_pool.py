@@ -134,3 +134,23 @@ def test_the_server_never_touches_cuda() -> None:
 @pytest.mark.parametrize(("code", "told"), [(-9, "SIGKILL"), (-11, "SIGSEGV"), (3, "exit code 3")])
 def test_a_death_is_told_by_its_signal(code: int, told: str) -> None:
     assert told in local._death(code)
+
+
+def test_gpus_are_told_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert local.visible_gpus() == ["2", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert local.visible_gpus() == []
+
+
+def test_each_job_sees_one_gpu_and_gives_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    sweep = sweep_of(tmp_path, ["objective=dpo"])
+    pool = local._Pool(sweep, 3, dict.fromkeys(sweep.plans, "dpo"), lambda state: None)
+    assert pool.free_gpus == ["2", "5", "2"]
+    pool.stop()
+    go(sweep)
+    (run,) = records.records(sweep.layout)
+    assert run.data["status"] == "done"

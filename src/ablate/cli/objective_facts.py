@@ -7,12 +7,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from ablate.config import legality
-from ablate.config.compose import compose
+from ablate.config.legality import unfed
 from ablate.config.levels import level_names, level_path, level_summary, read_level
 from ablate.config.objective import Needs, ObjectiveConfig, objective_config
 from ablate.config.objective_rules import OWNERS
-from ablate.errors import ConfigError
 
 GROUP = "objective"
 #: the hidden file that says what a slot holds where a level says nothing
@@ -57,6 +55,8 @@ class Facts:
     defaults: dict[str, Any]
     #: field -> comment beside it in the level's own file
     sources: dict[str, str]
+    #: why no run can train the level, which then serves groups made in Python only; None if one can
+    blocked: str | None
 
     @property
     def name(self) -> str:
@@ -115,17 +115,14 @@ def facts(name: str, search: Sequence[str] = ()) -> Facts:
         and not choices(field)
         and values[field] != base.get(field)
     }
-    return Facts(config, level_summary(GROUP, name, search), path, defaults, _comments(path))
-
-
-def blocked(item: Facts) -> str | None:
-    """Why a run with four responses and a judge's scores cannot train the level; None if it can."""
-    run = compose(["num_responses=4", "reward=gold"])
-    try:
-        legality.check(run.model_copy(update={GROUP: item.config}))
-    except ConfigError as error:
-        return str(error)
-    return None
+    return Facts(
+        config,
+        level_summary(GROUP, name, search),
+        path,
+        defaults,
+        _comments(path),
+        "\n".join(unfed(config)) or None,
+    )
 
 
 def choices(field: str) -> list[str]:

@@ -1,6 +1,7 @@
 """One objective on the screen in full: slots and what else they take, parameters, its file."""
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
@@ -9,13 +10,12 @@ from ablate.cli.objective_facts import (
     GROUP,
     LOG_Z,
     Facts,
-    blocked,
     choices,
     plain,
     slots,
     unused,
 )
-from ablate.config.levels import read_level
+from ablate.config.levels import conf_dir, read_level
 
 
 def show_page(console: Console, item: Facts) -> None:
@@ -51,24 +51,28 @@ def show_page(console: Console, item: Facts) -> None:
     )
     console.print("\n[bold]use[/]")
     for line in _uses(item):
-        console.print(Text(f"  {line}"))
+        console.print(Padding(Text(line), (0, 0, 0, 2)))
 
 
 def _uses(item: Facts) -> list[str]:
     """Commands and a line of Python; where a run cannot serve the level, the reason."""
-    beta, other = plain(item.config.beta), "dpo" if item.name != "dpo" else "rpo_bwd"
-    reason = blocked(item)
-    if reason is None:
+    name, beta = item.name, plain(item.config.beta)
+    folder = item.path.parent.parent
+    own = folder != conf_dir()
+    found = f" --config-dir {folder}" if own else ""
+    if item.blocked is None:
+        other = "dpo" if name != "dpo" else "rpo_bwd"
         lines = [
-            f"ablate {GROUP}={item.name} {GROUP}.beta={plain(3 * item.config.beta)}",
-            f"ablate {GROUP}={other},{item.name} seed=0,1,2 -m",
+            f"ablate {GROUP}={name} {GROUP}.beta={plain(3 * item.config.beta)}{found}",
+            f"ablate {GROUP}={other},{name} seed=0,1,2 -m{found}",
         ]
     else:
-        lines = [f"not in a run: {line}" for line in reason.splitlines()]
+        lines = ["in Python only:", *item.blocked.splitlines()]
+    search = f', search=["{folder}"]' if own else ""
     return [
         *lines,
         "from ablate.objectives import PromptGroup, make_objective",
-        f'make_objective("{item.name}", beta={beta})(group).loss',
+        f'make_objective("{name}", beta={beta}{search})(group).loss',
     ]
 
 

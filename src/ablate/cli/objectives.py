@@ -27,7 +27,7 @@ LEGEND = (
     "reward-aware preference optimization (arXiv 2502.00203).",
     "Defaults: the parameters that the level sets, with their source; `beta` is objective.beta on "
     "the command line.",
-    "Verified: where the formula was read.",
+    "Python only: no run can give what the objective needs; `ablate objectives LEVEL` says what.",
     "RPO, PRO, SPO, TPO, APO and VPO are each the name of several methods: go by title and arXiv "
     "id.",
 )
@@ -89,7 +89,7 @@ def _show(console: Console, found: list[Facts]) -> None:
 
 
 def _paragraph(item: Facts) -> Table:
-    title = Text.assemble((item.name, "bold"), f"  {item.config.title}", (f"  {item.arxiv}", "dim"))
+    title = Text.assemble((_label(item), "bold"), f"  {item.config.title}")
     body = Table.grid(padding=(0, 1))
     body.add_column(no_wrap=True, style="dim", min_width=10)
     body.add_column(overflow="fold")
@@ -97,21 +97,25 @@ def _paragraph(item: Facts) -> Table:
     body.add_row("  RPO", Text(item.config.rpo_reading))
     body.add_row("  needs", Text(", ".join(item.needs())))
     body.add_row("  defaults", Text(", ".join(item.default_words(with_sources=True))))
-    body.add_row("  verified", Text(item.verified))
+    body.add_row("  source", Text(f"{item.arxiv}; formula read in {item.verified}"))
     whole = Table.grid()
     whole.add_row(title)
     whole.add_row(body)
     return whole
 
 
+def _label(item: Facts) -> str:
+    return item.name if item.blocked is None else f"{item.name} (Python only)"
+
+
 def _table(found: list[Facts]) -> Table:
     table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 1, 0), expand=True)
     for heading, share in (("level", 10), ("title, arXiv", 16), ("loss", 24), ("RPO reading", 20),
-                           ("needs", 10), ("defaults", 18), ("verified", 10)):  # fmt: skip
-        table.add_column(heading, ratio=share, no_wrap=heading == "level", overflow="fold")
+                           ("needs", 10), ("defaults", 18), ("formula read in", 10)):  # fmt: skip
+        table.add_column(heading, ratio=share, overflow="fold")
     for item in found:
         table.add_row(
-            Text(item.name, style="bold"),
+            Text(_label(item), style="bold"),
             Text(f"{item.config.title}\n{item.arxiv}"),
             Text(item.config.formula),
             Text(item.config.rpo_reading),
@@ -124,12 +128,12 @@ def _table(found: list[Facts]) -> Table:
 
 def markdown(found: list[Facts]) -> str:
     """The list as a GitHub table, with its legend below."""
-    rows = ["| level | title | arXiv | loss | RPO reading | needs | defaults | verified |"]
+    rows = ["| level | title | arXiv | loss | RPO reading | needs | defaults | formula read in |"]
     rows.append("|---" * 8 + "|")
     for item in found:
         arxiv = item.config.arxiv
         cells = (
-            f"`{item.name}`",
+            f"`{item.name}`{_label(item).removeprefix(item.name)}",
             item.config.title,
             f"[{arxiv}](https://arxiv.org/abs/{arxiv})" if arxiv else "none",
             f"`{item.config.formula}`",

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from ablate.config.dataset import LocalConfig
+from ablate.config.objective import ObjectiveConfig
 from ablate.config.run import RunConfig
 from ablate.errors import ConfigError
 
@@ -31,11 +32,7 @@ def _reasons(run: RunConfig) -> Iterator[str]:
             f"objective={objective.name} needs scores, but reward=labels gives only an order. "
             "Use reward=gold, reward=explicit or reward=implicit"
         )
-    if needs.extra_rewards:
-        yield (
-            f"objective={objective.name} needs further rewards beside the one that training sees; "
-            "no reward level gives them, only groups made in Python do"
-        )
+    yield from unfed(objective)
     local = isinstance(run.dataset, LocalConfig)
     if not local and k > run.dataset.pool.num_responses:
         yield (
@@ -57,6 +54,15 @@ def _reasons(run: RunConfig) -> Iterator[str]:
         yield (
             f"base_model={model.name} starts from random weights: base_model.sft.steps=0 would "
             "leave a policy that knows nothing"
+        )
+
+
+def unfed(objective: ObjectiveConfig) -> Iterator[str]:
+    """What an objective needs and no run can give, whatever its levels: one sentence for each."""
+    if objective.needs.extra_rewards:
+        yield (
+            f"objective={objective.name} needs further rewards beside the one that training sees; "
+            "no reward level gives them, only groups made in Python do"
         )
 
 

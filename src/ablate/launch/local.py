@@ -118,6 +118,10 @@ class _Pool:
         self.state = State(runs=len(sweep.plans), jobs=len(self.waiting))
         self.state.finished = [RunOutcome(i, names[i], "stored") for i in stored]
         self.active: dict[Any, tuple[Job, BaseProcess, Path, Path]] = {}
+        #: GPUs that no job uses now; with more jobs than GPUs some are shared
+        gpus = visible_gpus()
+        self.free_gpus = [gpus[i % len(gpus)] for i in range(workers)] if gpus else []
+        self.gpu_of: dict[str, str] = {}
         self.failed: dict[str, str] = {}
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOAD)
@@ -169,7 +173,10 @@ class _Pool:
     def _spawn(self, job: Job) -> None:
         outcome = self.folder / f"{job.key}.json"
         log = self.logs / f"{job.key[:28]}.log"
-        arguments = (str(job.frozen), job.stage, str(outcome), str(log))
+        if self.free_gpus:
+            self.gpu_of[job.key] = self.free_gpus.pop(0)
+        gpu = self.gpu_of.get(job.key)
+        arguments = (str(job.frozen), job.stage, str(outcome), str(log), gpu)
         process = self.context.Process(target=work, args=arguments, name=job.title)
         process.start()
         self.active[process.sentinel] = (job, process, outcome, log)
@@ -178,6 +185,8 @@ class _Pool:
     def _end(self, sentinel: Any) -> None:
         job, process, outcome, log = self.active.pop(sentinel)
         process.join()
+        if job.key in self.gpu_of:
+            self.free_gpus.append(self.gpu_of.pop(job.key))
         self._name_running()
         result: dict[str, Any] = {}
         if outcome.exists():
@@ -221,5 +230,12 @@ def _death(code: int | None) -> str:
 
 def default_workers(plans: list[RunPlan]) -> int:
     """One job per GPU where there are GPUs, else one per core, and no more than there are runs."""
-    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    return max(1, min(gpus or os.cpu_count() or 1, len(plans)))
+    return max(1, min(len(visible_gpus()) or os.cpu_count() or 1, len(plans)))
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, found without touching CUDA."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name for name in chosen.split(",") if name]
+    return [str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]

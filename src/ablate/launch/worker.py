@@ -15,7 +15,7 @@ from ablate.store.layout import Layout
 from ablate.store.stages import StageStore
 
 
-def work(frozen: str, stage: str | None, outcome: str, log: str) -> None:
+def work(frozen: str, stage: str | None, outcome: str, log: str, gpu: str | None) -> None:
     """Entry of a job's process; leaves its outcome as JSON and exits with 0 or 1.
 
     Args:
@@ -23,7 +23,10 @@ def work(frozen: str, stage: str | None, outcome: str, log: str) -> None:
         stage: identity of the stage to compute; None completes the run.
         outcome: path of the JSON that tells how it ended.
         log: path of the file that receives everything the job prints.
+        gpu: the one GPU that the job may see; None leaves the choice as it is.
     """
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     signal.signal(signal.SIGINT, signal.default_int_handler)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
