@@ -5,9 +5,14 @@ import sys
 
 def main() -> None:
     """Runs the command line and exits with its code."""
-    from ablate.cli.main import run
+    try:
+        from ablate.cli.main import run
 
-    sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        # before or after the command line had its own say
+        code = 130
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from ablate.errors import DataError
 
 #: how near to 0 or 1 a probability counts as certain: its logit stays finite
 _CERTAIN = 1e-6
+#: how near to 0 or 1 a probability counts as certain: its logit stays finite
+_CERTAIN = 1e-6
 #: pairing key of an absent response
 _PAD_KEY = torch.iinfo(torch.int64).max
 
@@ -18,6 +20,8 @@ _PAD_KEY = torch.iinfo(torch.int64).max
 @dataclass
 class PromptGroup:
     """A batch of B prompts with up to K responses each. Log-probabilities are in nats.
+
+    Legend: T tokens of the longest response, M mismatched pairs, R further rewards.
 
     Legend: T tokens of the longest response, M mismatched pairs, R further rewards.
 
@@ -87,6 +91,11 @@ class PromptGroup:
                     f"{name} must have shape [{grid[0]}, {grid[1]}, ...] like policy_logps, got "
                     f"{list(value.shape)}"
                 )
+        for name in _PROMPT_FIELDS:
+            value = getattr(self, name)
+            if value is not None and tuple(value.shape) != grid[:1]:
+                raise DataError(f"{name} must have shape [{grid[0]}], got {list(value.shape)}")
+        self._check_win_probs(grid)
         for name in _PROMPT_FIELDS:
             value = getattr(self, name)
             if value is not None and tuple(value.shape) != grid[:1]:

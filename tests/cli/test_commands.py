@@ -95,6 +95,13 @@ def test_a_named_sweep(ablate: Command, tmp_path: Path) -> None:
         (["show", "ffff"], "results"),
         (["a b c"], "a b c"),
         (["objective=[dpo"], "objective"),
+        (["training.lr=inf"], "finite"),
+        (["num_responses=4.0"], "float"),
+        (["-m", "hydra.launcher.workers=-1"], "at least 1"),
+        (["-m", "hydra/sweeper=basic"], "hydra/sweeper=ablate"),
+        (["-m", "results_dir=a,b"], "one results_dir"),
+        (["results_dir="], "results_dir"),
+        (["tracker=wandb"], "wandb login"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

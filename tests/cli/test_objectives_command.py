@@ -1,5 +1,6 @@
 """`ablate objectives`: what it says is what the level files say, without torch."""
 
+import io
 import re
 import subprocess
 import sys
@@ -8,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
+from rich.console import Console
 
-from ablate.cli.objective_facts import all_facts, choices, plain, slots
-from ablate.cli.objectives import BEGIN, END, main, markdown
+from ablate.cli.objective_facts import all_facts, choices, not_offered, plain, slots
+from ablate.cli.objectives import BEGIN, END, main, markdown, show_list
 from ablate.config.levels import level_names, read_level
 from ablate.config.objective import objective_config
 from ablate.errors import ConfigError
@@ -77,7 +79,7 @@ def test_names_that_several_papers_use_are_told_apart() -> None:
 
 
 def test_markdown_has_one_row_of_the_same_cells_for_each_level() -> None:
-    rows = [line for line in markdown(all_facts()).splitlines() if line.startswith("| `")]
+    rows = [line for line in markdown(all_facts(), []).splitlines() if line.startswith("| `")]
     assert [row.split("`")[1] for row in rows] == LEVELS
     for name, row in zip(LEVELS, rows, strict=True):
         level = read_level("objective", name)
@@ -87,7 +89,8 @@ def test_markdown_has_one_row_of_the_same_cells_for_each_level() -> None:
         assert level["formula"] in cells[4].replace("\\|", "|")
         if level["arxiv"]:
             assert f"(https://arxiv.org/abs/{level['arxiv']})" in cells[3]
-        assert f"beta={level['beta']:g}" in cells[7]
+        if level.get("beta") is not None:
+            assert f"beta={level['beta']:g}" in cells[7]
 
 
 def test_the_documentation_is_in_step(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,12 +104,12 @@ def test_into_replaces_what_is_between_the_markers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "page.md"
-    file.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    file.write_text(f"before\n{BEGIN}\nto be replaced\n{END}\nafter\n")
     shown(capsys, "--into", str(file))
     first = file.read_text()
     assert first.startswith(f"before\n{BEGIN}\n| level |")
     assert first.endswith(f"\n{END}\nafter\n")
-    assert "old" not in first
+    assert "to be replaced" not in first
     shown(capsys, "--into", str(file))
     assert file.read_text() == first
     for text in ("no markers", f"{END}\n{BEGIN}\n", f"{BEGIN}\n{BEGIN}\n{END}\n"):
@@ -133,7 +136,9 @@ def test_a_page_holds_slots_parameters_needs_and_the_file(
         row = re.search(rf"^  {slot} +(\S+)", text, re.MULTILINE)
         assert row is not None, slot
         assert row[1] == plain(getattr(config, slot))
-    assert re.search(rf"^  beta +{config.beta:g}\b", text, re.MULTILINE)
+    for parameter in ("beta", "eta", "epsilon"):
+        if level.get(parameter) is not None:
+            assert re.search(rf"^  {parameter} +{plain(level[parameter])} ", text, re.MULTILINE)
     assert f"objective/{name}.yaml" in text
     assert f'make_objective("{name}"' in text
 
@@ -155,6 +160,27 @@ def test_what_a_run_cannot_train_is_marked_with_the_reason(
     assert "in Python only: objective=modpo needs further rewards" in page
     assert "ablate objective=modpo" not in page
     assert "ablate objective=dpo" in shown(capsys, "dpo")
+
+
+def test_what_is_not_offered_stands_below_the_list(tmp_path: Path) -> None:
+    file = tmp_path / "list.yaml"
+    file.write_text(
+        '- {name: UPO, arxiv: "2409.11212", reason: the weight of a pair is not published}\n'
+        "- {name: Nameless, arxiv: null, reason: a | b}\n"
+    )
+    assert [row.name for row in not_offered(file)] == ["UPO", "Nameless"]
+    assert not_offered(tmp_path / "gone.yaml") == []
+    # the shipped list is well formed, and nothing on it is offered under that name
+    titles = {item.config.title for item in all_facts()}
+    assert not titles & {row.name for row in not_offered()}
+    screen = io.StringIO()
+    console = Console(width=80, file=screen)
+    show_list(console, all_facts(), not_offered(file))
+    text = screen.getvalue()
+    assert text.index("simpo ") < text.index("Not verified, not offered") < text.index("UPO  ")
+    page = markdown(all_facts(), not_offered(file))
+    assert "| UPO | [2409.11212](https://arxiv.org/abs/2409.11212) | the weight of a pair" in page
+    assert "| Nameless | none | a \\| b |" in page
 
 
 def test_a_level_of_ones_own_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

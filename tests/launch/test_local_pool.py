@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ablate.config.compose import compose
+from ablate.errors import ConfigError
 from ablate.launch import local
 from ablate.launch.local import RunOutcome, State, jobs_of, run_locally
 from ablate.launch.sweep import Sweep, freeze, prepare, thaw
@@ -46,6 +47,19 @@ def test_a_frozen_run_is_the_run_it_was_frozen_from(tmp_path: Path) -> None:
     thawed = thaw(sweep.frozen(identity))
     assert thawed.run == planned.run
     assert thawed.identity == identity
+
+
+def test_a_changed_file_ends_a_frozen_run_clearly(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"one")
+    sweep = sweep_of(tmp_path / "store", ["base_model=hf", f"base_model.path={folder}"])
+    (identity,) = sweep.plans
+    assert thaw(sweep.frozen(identity)).identity == identity
+    (folder / "model.safetensors").write_bytes(b"two!")
+    with pytest.raises(ConfigError, match="changed since"):
+        thaw(sweep.frozen(identity))
 
 
 def test_a_killed_job_and_a_failing_job_cost_one_run_each(tmp_path: Path) -> None:
@@ -100,6 +114,7 @@ def test_a_failing_shared_stage_fails_its_runs_with_the_one_cause(tmp_path: Path
     (tmp_path / "stages" / "pool").write_text("in the way")
     outcomes = go(sweep)
     assert {outcome.status for outcome in outcomes.values()} == {"failed"}
+    assert len(list(records.failures(sweep.layout))) == 2, "`ablate ls` knows of them"
     reasons = {outcome.reason for outcome in outcomes.values()}
     assert len(reasons) == 1
     assert "pool" in str(reasons.pop())

@@ -38,6 +38,22 @@ def test_scores_are_the_head_at_the_last_token(model):
     assert scores.dtype == np.float64
 
 
+@pytest.mark.parametrize("pad", [None, 2, 7])
+def test_a_config_whose_pad_is_not_the_tokenizers_changes_nothing(model, pad):
+    """None: a model without padding; 2: it pads with EOS; 7: with a word of the vocabulary."""
+    pairs = [([1, 5, 3], [6, 7, 2]), ([1, 3], [7, 8, 9, 10, 2]), ([1, 5, 6, 7, 3], [2])]
+    wanted = score_responses(model, TOKENIZER, pairs, 1)
+    before = model.config.pad_token_id
+    model.config.pad_token_id = pad
+    try:
+        for batch_size in (1, 3):
+            found = score_responses(model, TOKENIZER, pairs, batch_size)
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+        assert model.config.pad_token_id == pad
+    finally:
+        model.config.pad_token_id = before
+
+
 def test_reward_models_come_back_from_disk(model, tmp_path):
     model.save_pretrained(tmp_path / "rm")
     again = load_reward_model(tmp_path / "rm", device="cpu")

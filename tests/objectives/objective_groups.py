@@ -7,7 +7,7 @@ import torch
 from hypothesis import strategies as st
 
 from ablate.config.levels import level_names
-from ablate.objectives import Objective, PromptGroup, make_objective
+from ablate.objectives import Objective, PromptGroup, State, make_objective
 
 LEVELS = level_names("objective")
 
@@ -38,6 +38,9 @@ def random_group(
     mask = np.ones(grid, dtype=bool)
     if ragged:
         mask = rng.random(grid) < 0.7
+    optional = np.random.default_rng(seed + 1_000_000)  # what is drawn above stays as it was
+    strength = optional.normal(size=grid)
+    kl = np.where(real, optional.exponential(0.5, (*grid, longest)), 0.0)
     return PromptGroup(
         policy_logps=torch.tensor(policy.sum(-1)),
         ref_logps=torch.tensor(ref.sum(-1)),
@@ -50,6 +53,15 @@ def random_group(
         extra_rewards=torch.tensor(rng.normal(size=(*grid, extra))),
         token_logps=torch.tensor(policy),
         token_ref_logps=torch.tensor(ref),
+        prev_logps=torch.tensor(ref.sum(-1) + optional.normal(size=grid)),
+        win_probs=torch.sigmoid(torch.tensor(strength[:, :, None] - strength[:, None, :])),
+        log_sum_sq=torch.tensor(-optional.exponential(1.0, grid) * lengths),
+        token_kl=torch.tensor(min(scale, 1.0) * kl),
+        token_weights=torch.tensor(optional.random((*grid, longest))),
+        token_kl_weights=torch.tensor(optional.random((*grid, longest))),
+        gold_logps=torch.tensor(-optional.exponential(5.0, prompts)),
+        gold_lengths=torch.tensor(optional.integers(1, longest + 1, prompts)),
+        rationale_logps=torch.tensor(-optional.exponential(5.0, prompts)),
     )
 
 
@@ -67,13 +79,18 @@ def group_strategy(max_scale: float = 10.0) -> st.SearchStrategy[PromptGroup]:
     )
 
 
+def leaf_name(objective: Objective) -> str:
+    """The field through which an objective sees the policy."""
+    return "token_logps" if objective.needs.tokens else "policy_logps"
+
+
 def values_and_gradient(
-    objective: Objective, group: PromptGroup
+    objective: Objective, group: PromptGroup, state: State | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """per_prompt, and the gradient of the loss in the log-probs (token-level where read)."""
-    name = "token_logps" if objective.needs.tokens else "policy_logps"
+    name = leaf_name(objective)
     leaf = getattr(group, name).clone().requires_grad_(True)
-    output = objective(change(group, **{name: leaf}))
+    output = objective(change(group, **{name: leaf}), state)
     output.loss.backward()
     assert leaf.grad is not None
     return output.per_prompt.detach(), leaf.grad

@@ -5,12 +5,15 @@ import sys
 
 import pytest
 import torch
+import yaml
 from objective_groups import LEVELS, change, random_group
 
-from ablate.config.levels import level_path, level_summary, read_level
+from ablate.config import legality
+from ablate.config.compose import compose
+from ablate.config.levels import conf_dir, level_path, level_summary, read_level
 from ablate.config.objective import objective_config
 from ablate.errors import ConfigError, DataError
-from ablate.objectives import make_objective
+from ablate.objectives import Objective, fingerprint, make_objective
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,29 @@ from ablate.objectives import make_objective
         ("orpo", {"reference": "fixed"}, "set reference=none"),
         ("f_dpo_js", {"reference": "none"}, "set reference=fixed"),
         ("rpo_sq", {"aux": {"nll_all": 1.0}}, "aux"),
+        ("rdpo", {"loss_floor": None}, "loss_floor must be a number"),
+        ("dpo", {"loss_floor": -1.0}, "bounded below"),
+        ("liu_rpo", {"aux": {"nll_best": -1.0}}, "no lower bound"),
+        ("drpo", {"loss_floor": None}, "no lower bound"),
+        ("drpo", {"tau": None}, "need tau"),
+        ("dpo", {"tau": 1.0}, "tau=1.0 has no meaning"),
+        ("dpo", {"mix_weights": {"sft": 1.0}}, "must name the same objectives"),
+        ("mpo", {"mix_weights": {"bco_pair": 0.2}}, "must name the same objectives"),
+        ("mpo", {"mix_weights": {"bco_pair": 0.2, "sft": 0.0}}, "sft=0.0 must be positive"),
+        ("dpo", {"weight": "policy", "structure": "categorical", "pairing": None}, "weighs pairs"),
+        ("lipo_lambda", {"ties": "half"}, "gives a tie no weight"),
+        ("beta_dpo", {"pairing": "all_pairs"}, "one pair per prompt"),
+        ("tdpo1", {"aggregate": "log_mean_exp", "aggregate_beta": 1.0}, "cannot weigh tokens"),
+        ("sft", {"score": "mean"}, "aggregate=token_mean"),
+        ("dove", {"log_z": "cancels"}, "declare log_z=ignored"),
+        ("dpop", {"log_z": "cancels"}, "declare log_z=ignored"),
+        ("pro", {"log_z": "cancels"}, "declare log_z=ignored"),
+        ("bco", {"log_z": "ignored"}, "declare log_z=baseline"),
+        ("sppo", {"ties": "drop"}, "ties=keep belongs to"),
+        ("irpo_rank", {"eta": 2.0}, "set eta=1"),
+        ("dpa", {"reward_weights": [0.0, 0.0]}, "must differ from 0"),
+        ("rationale_dpo", {"rationale_scale": None}, "come together"),
+        ("sparse_po", {"reference": "none"}, "set reference=fixed"),
     ],
 )
 def test_combinations_without_meaning_are_refused(level, overrides, message):
@@ -99,16 +125,28 @@ def test_an_incomplete_node_names_what_is_missing():
         ("ld_dpo", "token_logps", "token_logps"),
         ("ld_dpo", "token_ref_logps", "token_ref_logps"),
         ("r_dpo", "lengths", "lengths"),
+        ("wpo", "log_sum_sq", "log_sum_sq"),
+        ("tdpo2", "token_kl", "token_kl"),
+        ("sparse_po", "token_weights", "token_weights"),
+        ("sparse_po", "token_kl_weights", "token_kl_weights"),
+        ("inpo", "prev_logps", "prev_logps"),
+        ("tpo_triple", "gold_logps", "gold_logps"),
+        ("tpo_triple", "gold_lengths", "gold_lengths"),
+        ("rationale_dpo", "rationale_logps", "rationale_logps"),
+        ("distill_mean", "extra_rewards", "extra_rewards"),
+        ("mpo", "ref_logps", "ref_logps"),
     ],
 )
 def test_a_group_that_lacks_something_is_refused_by_name(level, field, message):
     with pytest.raises(DataError, match=message):
-        make_objective(level)(change(random_group(), **{field: None}))
+        make_objective(level)(change(random_group(), win_probs=None, **{field: None}))
 
 
 def test_the_number_of_further_rewards_must_fit():
     with pytest.raises(DataError, match="2 extra_weights for 1"):
         make_objective("modpo", extra_weights=[0.1, 0.2])(random_group())
+    with pytest.raises(DataError, match="3 reward_weights for 1 extra_rewards and the reward"):
+        make_objective("dpa", reward_weights=[0.1, 0.2, 0.3])(random_group())
 
 
 def test_ranks_do_not_stand_in_for_scores():
@@ -199,3 +237,64 @@ def test_a_level_in_a_folder_of_the_user_works_without_touching_the_package(tmp_
     same = make_objective("dpo", beta=0.2, pairing="best_vs_worst")
     assert torch.equal(mine(group).per_prompt, same(group).per_prompt)
     assert mine.name == "wide_dpo"
+
+
+UNPROVIDED_LEVELS = {
+    "modpo": "further rewards",
+    "dpa": "further rewards",
+    "distill_mean": "further rewards",
+    "sppo": "beats another",
+    "gpo": "beats another",
+    "egpo": "beats another",
+    "inpo": "the round before",
+    "tpo_triple": "gold response",
+    "rationale_dpo": "rationale",
+    "sparse_po": "a weight for every token",
+    "dove": "prompts of their own",
+}
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_a_run_is_refused_exactly_where_the_pipeline_lacks_something(name):
+    run = compose([f"objective={name}"])
+    if name not in UNPROVIDED_LEVELS:
+        legality.check(run)
+        return
+    with pytest.raises(ConfigError) as caught:
+        legality.check(run)
+    (line,) = str(caught.value).splitlines()
+    assert f"objective={name} needs" in line
+    assert UNPROVIDED_LEVELS[name] in line
+    assert "in Python" in line
+
+
+def test_weights_and_parts_of_a_mixture_are_typed_like_any_setting():
+    words = ["objective=mpo", "objective.mix_weights.sft=0.5", "objective.mix.bco_pair.beta=0.3"]
+    run = compose(words)
+    assert run.objective.mix_weights == {"bco_pair": 0.2, "sft": 0.5}
+    assert run.objective.mix["bco_pair"].beta == 0.3
+    plain = compose(["objective=mpo"]).objective
+    assert plain.identity() != run.objective.identity()
+    assert fingerprint(plain.model_dump()) != fingerprint(run.objective.model_dump())
+
+
+def test_any_objective_takes_a_second_one_on_the_command_line():
+    words = ["+objective@objective.mix.likelihood=sft", "+objective.mix_weights.likelihood=0.1"]
+    run = compose(["objective=rpo_bwd", *words])
+    legality.check(run)
+    group = random_group(0, 6, 3)
+    both = Objective(run.objective)(group)
+    expected = make_objective("rpo_bwd")(group).loss + 0.1 * make_objective("sft")(group).loss
+    torch.testing.assert_close(both.loss, expected)
+    assert both.metrics["likelihood/loss"] == pytest.approx(
+        make_objective("sft")(group).loss.item()
+    )
+
+
+def test_what_is_not_offered_is_listed_with_a_reason_and_is_no_level():
+    file = conf_dir().parent / "objectives" / "not_offered.yaml"
+    entries = yaml.safe_load(file.read_text())
+    assert {entry["name"] for entry in entries}.isdisjoint(LEVELS)
+    for entry in entries:
+        assert set(entry) == {"name", "arxiv", "reason"}
+        assert len(entry["reason"]) > 10

@@ -116,6 +116,20 @@ def test_ipo_ends_at_the_reference_tilted_by_the_win_rate():
     assert distance(minimise(loss_of), reference + win_rate / beta) < 1e-6
 
 
+@pytest.mark.parametrize("name", ["egpo", "rpo_bwd", "rpo_sqloo"])
+def test_a_target_of_win_rates_ends_at_the_reference_tilted_by_them(name):
+    reference, rewards = world(6)
+    beta = 0.2
+    wins = torch.sigmoid(2 * (rewards[:, None] - rewards[None, :]))
+    more = {"pairing": "all_pairs"} if name == "egpo" else {"target": "win_rate", "eta": 1.0}
+    objective = make_objective(name, beta=beta, **more)
+
+    def loss_of(logps):
+        return objective(PromptGroup(logps[None], reference[None], win_probs=wins[None])).loss
+
+    assert distance(minimise(loss_of), reference + wins.mean(dim=1) / beta) < 1e-6
+
+
 def test_dpo_on_hard_labels_diverges():
     """Labels without noise have no finite optimum: the margins grow as long as one optimises."""
     reference, rewards = world(4)

@@ -1,5 +1,6 @@
 """Every pair loss of the installed TRL, run through its trainers, is one of our levels."""
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 from trl.experimental.cpo import CPOTrainer
 from trl.experimental.orpo import ORPOTrainer
+from trl.trainer.utils import add_fused_lm_head
 
+from ablate.config.levels import read_level
 from ablate.models.tokenizer import build_tokenizer
 from ablate.objectives import PromptGroup, make_objective
 
@@ -94,6 +97,15 @@ def token_logps(model, batch):
     return torch.where(mask, picked, torch.zeros_like(picked)).gather(1, front)
 
 
+def log_sum_sq(model, batch):
+    """float[rows]: Σ_t log Σ_v π(v)² over the completion's tokens."""
+    with torch.no_grad():
+        ids, seen = batch["input_ids"], batch["attention_mask"]
+        logits = model(input_ids=ids, attention_mask=seen).logits
+    squares = (2 * logits[:, :-1].float().log_softmax(dim=-1)).logsumexp(dim=-1)
+    return (squares * batch["completion_mask"][:, 1:]).sum(dim=1)
+
+
 def our_group(trainer, batch):
     def grid(values):
         return torch.stack(values.chunk(2, dim=0), dim=1)
@@ -108,6 +120,7 @@ def our_group(trainer, batch):
         lengths=grid(batch["completion_mask"].sum(dim=1)),
         token_logps=policy,
         token_ref_logps=reference,
+        log_sum_sq=grid(log_sum_sq(trainer.model, batch)),
     )
 
 
@@ -116,7 +129,7 @@ def compare(trainer, level, overrides):
     parameters = [p for p in trainer.model.parameters() if p.requires_grad]
     theirs = trainer.compute_loss(trainer.model, dict(batch))
     their_gradient = torch.autograd.grad(theirs, parameters)
-    objective = make_objective(level, beta=BETA, **overrides)
+    objective = make_objective(level, **{"beta": BETA, **overrides})
     ours = objective(our_group(trainer, batch)).loss
     our_gradient = torch.autograd.grad(ours, parameters)
     assert ours.item() == pytest.approx(theirs.item(), rel=2e-5)
@@ -146,8 +159,41 @@ def test_length_desensitised(trainer, monkeypatch):
     compare(trainer, "ld_dpo", {"ld_alpha": 0.3})
 
 
+def test_a_list_of_losses_with_weights(trainer, monkeypatch):
+    """TRL's loss_type list for MPO, likelihood per token of the batch included."""
+    monkeypatch.setattr(trainer, "loss_types", ["sigmoid", "bco_pair", "sft"])
+    monkeypatch.setattr(trainer, "loss_weights", [0.8, 0.2, 1.0])
+    classifier = {**read_level("objective", "bco_pair"), "beta": BETA}
+    parts = {"bco_pair": classifier, "sft": read_level("objective", "sft")}
+    compare(trainer, "mpo", {"mix": parts})
+
+
+def test_likelihood_of_the_chosen_responses(trainer, monkeypatch):
+    monkeypatch.setattr(trainer, "loss_types", ["sft"])
+    compare(trainer, "sft", {"beta": 1.0})
+
+
+def test_weights_by_the_policys_own_distribution(trainer, monkeypatch):
+    monkeypatch.setattr(trainer, "loss_types", ["sigmoid"])
+    monkeypatch.setattr(trainer, "use_weighting", True)
+    with fused_outputs(trainer.model, ("log_probs", "log_sum_sq_probs", "mean_logits", "is_top1",
+                                       "entropy")):  # fmt: skip
+        compare(trainer, "wpo", {})
+
+
+@contextmanager
+def fused_outputs(model, names):
+    """Within: TRL's head gives these fields, as it would had the trainer been made with them."""
+    before = model.__dict__.pop("forward")
+    add_fused_lm_head(model, outputs=names)
+    try:
+        yield
+    finally:
+        model.__dict__["forward"] = before
+
+
 def test_no_pair_loss_of_trl_is_left_out(trainer, monkeypatch):
-    """TRL lists its losses in the message about an unknown one; `sft` is no preference loss."""
+    """TRL lists its losses in the message about an unknown one; all are levels here."""
     monkeypatch.setattr(trainer, "loss_types", ["no_such_loss"])
     batch = next(iter(trainer.get_train_dataloader()))
     with pytest.raises(ValueError, match="Unknown loss type") as caught:

@@ -74,6 +74,11 @@ def test_runs_of_a_sweep_share_all_stages_before_the_policy(tmp_path) -> None:  
     assert len(shared) == len(identities(plans[0])) - 2
 
 
+def test_asking_for_more_prompts_than_there_are_is_the_same_evaluation(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    one = planned(tmp_path, "evaluation.num_test=512")
+    assert planned(tmp_path, "evaluation.num_test=5000").identity == one.identity
+
+
 def test_a_run_is_its_evaluation(tmp_path) -> None:  # type: ignore[no-untyped-def]
     result = planned(tmp_path)
     assert result.identity == result.evaluation.identity == result.stages()[-1].identity

@@ -71,7 +71,17 @@ def test_steps_are_recorded_one_by_one(first: Outcome) -> None:
     steps = pd.read_parquet(first.record.path / "train.parquet")
     assert steps["step"].tolist() == [1, 2, 3]
     assert np.isfinite(steps[["loss", "grad_norm", "lr"]]).all(axis=None)
-    assert steps["tokens"].sum() == first.record.data["tokens_trained"]
+    assert steps["tokens"].is_monotonic_increasing
+
+
+def test_tokens_are_those_of_the_selected_responses_with_their_prompts(
+    store: Path, first: Outcome
+) -> None:
+    """One epoch over all four responses of the pool, counted from the pool itself."""
+    (stage,) = [s for s in first.record.data["stages"] if s["role"] == "pool/train"]
+    pool = pd.read_parquet(store / "stages" / "pool" / stage["id"] / "pool.parquet")
+    wanted = pool["prompt_ids"].map(len).sum() + pool["response_ids"].map(len).sum()
+    assert first.record.data["tokens_trained"] == wanted
 
 
 def test_a_run_in_the_store_is_not_run_again(store: Path, first: Outcome) -> None:
@@ -228,6 +238,47 @@ def test_a_local_file_trains_and_is_judged_by_held_out_labels(tmp_path: Path) ->
     assert set(data["metrics"]["reward"]) == {"valid", "test"}
     roles = {stage["role"] for stage in data["stages"]}
     assert "reward_model/judge" in roles
+
+
+def test_a_record_tells_of_every_stage_the_judges_sft_included(tmp_path: Path) -> None:
+    path = preferences(tmp_path / "prefs.jsonl", 80)
+    words = ["num_responses=2", "seed=1", "reward=gold"]
+    outcome = run_local(tmp_path / "store", path, *words)
+    roles = [stage["role"] for stage in outcome.record.data["stages"]]
+    assert len(set(roles)) == len(roles)
+    assert {"sft", "sft/judge", "pool/judge", "labels/judge"} <= set(roles)
+    # scores of a file say nothing of new answers
+    assert "train_reward" not in pd.read_parquet(outcome.record.path / "eval.parquet")
+
+
+def test_a_local_pool_holds_at_most_so_many_responses(tmp_path: Path) -> None:
+    path = preferences(tmp_path / "prefs.jsonl", 60, responses=5)
+    with pytest.raises(DataError, match="num_responses is 3"):
+        run_local(tmp_path / "s", path, "dataset.pool.num_responses=2", "num_responses=3")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["dataset.judge_share=0.01"], "'judge'.*dataset.judge_share"),
+        (["reward=explicit", "dataset.reward_share=0.01"], "'reward'.*dataset.reward_share"),
+    ],
+)
+def test_too_few_labels_are_told_before_any_work(
+    tmp_path: Path, words: list[str], told: str
+) -> None:
+    path = preferences(tmp_path / "prefs.jsonl", 60)
+    with pytest.raises(DataError, match=told):
+        run_local(tmp_path / "store", path, "num_responses=2", *words)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_file_of_ties_is_told_before_any_work(tmp_path: Path) -> None:
+    path = tmp_path / "ties.jsonl"
+    rows = [{"prompt": f"q{i}", "responses": ["a", "b"], "scores": [1.0, 1.0]} for i in range(50)]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    with pytest.raises(DataError, match="'train'.*differ in score"):
+        run_local(tmp_path / "store", path, "num_responses=2")
 
 
 def test_k_beyond_the_responses_of_a_file_names_both_and_how_many(tmp_path: Path) -> None:

@@ -146,6 +146,29 @@ def test_a_claim_silent_for_long_is_taken_over_whatever_its_host(layout: Layout)
     assert StageStore(layout).find("pool", "abc") is not None
 
 
+def _die_computing(root: str) -> None:
+    with StageStore(Layout(Path(root))).computing("pool", "killed") as out:
+        assert out is not None
+        (out / "half").write_text("half")
+        os._exit(9)
+
+
+def test_what_a_killed_process_left_is_cleared(layout: Layout) -> None:
+    process = multiprocessing.get_context("spawn").Process(
+        target=_die_computing, args=(str(layout.root),)
+    )
+    process.start()
+    process.join(60)
+    (mine,) = layout.scratch.iterdir()
+    elsewhere = layout.scratch / "pool-x@otherhost.1@abc"
+    elsewhere.mkdir()
+    with files.scratch(layout.scratch, "busy") as busy:
+        check_writable(layout, 0)
+        assert not mine.exists()
+        assert elsewhere.exists()
+        assert busy.exists()
+
+
 def test_a_forced_store_keeps_its_stages_to_itself(layout: Layout, tmp_path: Path) -> None:
     shared = StageStore(layout)
     compute(shared, "abc", "published")

@@ -94,7 +94,9 @@ def test_same_seed_same_weights_whatever_the_generators_did_before(run):
     assert weights_digest(first) != weights_digest(other)
 
 
-@pytest.mark.parametrize("name", ["rpo_bwd", "kto"])
+@pytest.mark.parametrize(
+    "name", ["rpo_bwd", "kto", "bco", "beta_dpo", "sft", "mpo", "wpo", "tdpo2"]
+)
 def test_micro_batches_take_the_same_path(run, make_groups, name):
     """Losses, weights and every metric of the table but time and padding."""
     whole, left = run(name, lr=1e-4, groups=make_groups(24))
@@ -127,7 +129,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(run, make_model, make
 
 
 def test_a_loss_under_its_floor_is_a_divergence_at_the_initial_weights(run, make_model):
-    model, result = run("dpo", loss_floor=10.0)
+    model, result = run(objective=make_objective("rdpo", loss_floor=10.0))
     assert result.divergence is not None
     assert (result.divergence.step, result.divergence.last_finite_step) == (1, 0)
     assert "loss_floor=10" in result.divergence.reason

@@ -40,9 +40,10 @@ class Gradients(TrainerCallback):
 
 
 def first_step(
-    model, tokenizer, groups, objective, folder, *, micro=None, checkpointing=False, ref_kl=None
-):
-    """Loss and unclipped gradient of one batch of all groups; the model takes that step."""
+    model, tokenizer, groups, objective, folder, *, micro=None, checkpointing=False, ref_kl=None,
+    reference=None, whole=False,
+):  # fmt: skip
+    """Loss and unclipped gradient of one batch of all groups, or the trainer after that step."""
     count = len(groups)
     order = presentation_order(count, count, seed=0)
     optimisation = Optimisation(
@@ -59,11 +60,13 @@ def first_step(
         )  # fmt: skip
         trainer = RPOTrainer(
             model, arguments, objective=objective, collator=collator, num_positions=count,
-            tokenizer=tokenizer, callbacks=[keeper],
+            tokenizer=tokenizer, callbacks=[keeper], reference=reference,
         )  # fmt: skip
         keeper.trainer = trainer
         trainer.train()
         trainer.release()
+    if whole:
+        return trainer
     return keeper.loss, keeper.values
 
 
@@ -206,6 +209,81 @@ def test_objectives_over_tokens_get_tokens(
     expected = {name: value.grad for name, value in model.named_parameters()}
     assert loss == pytest.approx(total.item(), rel=1e-4)
     assert_same(gradient, expected)
+
+
+def test_the_state_is_updated_once_per_step_and_carried_on(
+    make_model, make_groups, tokenizer, tmp_path, plain_logps
+):
+    """BCO's δ after one step of micro-batches is the mean over the whole batch."""
+    model, groups = make_model(), make_groups(8, k=2, ragged=False)
+    objective = make_objective("bco")
+    kept = {}
+    for micro in (None, 2):
+        trainer = first_step(
+            make_model(), tokenizer, groups, objective, tmp_path, micro=micro, whole=True
+        )
+        kept[micro] = trainer.objective_state.state_dict()
+    scores = [
+        objective.config.beta * (float(plain_logps(model, g.prompt_ids, ids).sum()) - ref)
+        for g in groups
+        if g.rewards[0] != g.rewards[1]
+        for ids, ref in zip(g.response_ids, g.ref_logps, strict=True)
+    ]
+    for state in kept.values():
+        assert state["seen"] == len(scores)
+        assert state["delta"] == pytest.approx(sum(scores) / len(scores), rel=1e-4)
+
+
+def test_token_kl_is_exact_and_carries_its_gradient(make_model, make_groups, tokenizer, tmp_path):
+    """TDPO₁ by hand: one unpadded forward pass per response and model."""
+    groups = [g for g in make_groups(6, k=2, ragged=False) if g.rewards[0] != g.rewards[1]]
+    model, reference = make_model(0), make_model(1)
+    objective = make_objective("tdpo1", beta=0.3)
+    loss, gradient = first_step(
+        make_model(), tokenizer, groups, objective, tmp_path, reference=reference
+    )
+
+    def table(network, prompt, ids):
+        logits = network(torch.tensor([prompt + ids])).logits[0].double()
+        return logits.log_softmax(-1)[len(prompt) - 1 : -1]
+
+    losses = []
+    for group in groups:
+        best = int(group.rewards[1] > group.rewards[0])
+        values = []
+        for ids, ref in zip(group.response_ids, group.ref_logps, strict=True):
+            policy = table(model, group.prompt_ids, ids)
+            fixed = table(reference, group.prompt_ids, ids).detach()
+            kl = (fixed.exp() * (fixed - policy)).sum()
+            values.append(policy[range(len(ids)), ids].sum() - ref + kl)
+        margin = 0.3 * (values[best] - values[1 - best])
+        losses.append(-torch.nn.functional.logsigmoid(margin))
+    total = torch.stack(losses).mean()
+    total.backward()
+    expected = {name: value.grad for name, value in model.named_parameters()}
+    assert loss == pytest.approx(total.item(), rel=1e-4)
+    assert_same(gradient, expected)
+
+
+def test_wpo_weighs_by_the_policys_own_distribution(make_model, make_groups, tokenizer, tmp_path):
+    """w = exp(mean_t [log π - log Σ_v π²]), recomputed from full distributions."""
+    groups = [g for g in make_groups(6, k=2, ragged=False) if g.rewards[0] != g.rewards[1]]
+    model = make_model()
+    loss, _ = first_step(make_model(), tokenizer, groups, make_objective("wpo"), tmp_path)
+    expected = []
+    for group in groups:
+        best = int(group.rewards[1] > group.rewards[0])
+        gap, weight = [], 1.0
+        for ids, ref in zip(group.response_ids, group.ref_logps, strict=True):
+            with torch.no_grad():
+                logits = model(torch.tensor([group.prompt_ids + ids])).logits[0].double()
+            logs = logits.log_softmax(-1)[len(group.prompt_ids) - 1 : -1]
+            own = logs[range(len(ids)), ids]
+            weight *= float((own - (2 * logs).logsumexp(-1)).mean().exp())
+            gap.append(float(own.sum()) - ref)
+        margin = torch.tensor(0.1 * (gap[best] - gap[1 - best]))
+        expected.append(-weight * float(torch.nn.functional.logsigmoid(margin)))
+    assert loss == pytest.approx(sum(expected) / len(expected), rel=1e-4)
 
 
 def test_dpo_on_pairs_is_trls_own_dpo(make_model, make_groups, tokenizer, tmp_path):

@@ -43,7 +43,7 @@ for name in plan["objectives"]:
 def test_two_processes_take_the_path_of_one(
     make_model, make_groups, make_training, tokenizer, tmp_path
 ):
-    groups, names = make_groups(24), ["rpo_bwd", "kto"]
+    groups, names = make_groups(24), ["rpo_bwd", "kto", "bco", "beta_dpo"]
     training = make_training(batch_size=8, lr=1e-4, micro_batch_size=2)
     save_model(make_model(), tokenizer, tmp_path / "start")
     plan = {

@@ -30,6 +30,8 @@ def run(argv: Sequence[str]) -> int:
         _say(str(error))
         return error.exit_code
     except KeyboardInterrupt:
+        # a second Ctrl-C must not cut the clean end short
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         _say("interrupted; stages that were finished are kept, nothing is half-written")
         return INTERRUPTED
     except BrokenPipeError:

@@ -7,8 +7,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+import yaml
+
 from ablate.config.legality import unfed
-from ablate.config.levels import level_names, level_path, level_summary, read_level
+from ablate.config.levels import conf_dir, level_names, level_path, level_summary, read_level
 from ablate.config.objective import Needs, ObjectiveConfig, objective_config
 from ablate.config.objective_rules import OWNERS
 
@@ -123,6 +125,24 @@ def facts(name: str, search: Sequence[str] = ()) -> Facts:
         _comments(path),
         "\n".join(unfed(config)) or None,
     )
+
+
+@dataclass(frozen=True)
+class NotOffered:
+    """An objective whose formula nobody could verify."""
+
+    name: str
+    arxiv: str | None
+    reason: str
+
+
+def not_offered(path: Path | None = None) -> list[NotOffered]:
+    """What people may look for and will not find, from a list of name, arxiv and reason."""
+    path = conf_dir().parent / "objectives" / "not_offered.yaml" if path is None else path
+    if not path.is_file():
+        return []
+    rows = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+    return [NotOffered(row["name"], row["arxiv"], row["reason"]) for row in rows]
 
 
 def choices(field: str) -> list[str]:

@@ -50,29 +50,34 @@ def show_page(console: Console, item: Facts) -> None:
         )
     )
     console.print("\n[bold]use[/]")
+    if item.blocked is not None:
+        console.print(Padding(Text(f"in Python only: {item.blocked}"), (0, 0, 0, 2)))
     for line in _uses(item):
-        console.print(Padding(Text(line), (0, 0, 0, 2)))
+        # to be copied, so not broken into lines
+        console.print(Text(f"  {line}"), soft_wrap=True)
 
 
 def _uses(item: Facts) -> list[str]:
-    """Commands and a line of Python; where a run cannot serve the level, the reason."""
-    name, beta = item.name, plain(item.config.beta)
+    """Commands, where a run can serve the level, and two lines of Python."""
+    name = item.name
+    beta: float | None = item.config.beta
+    change = "" if beta is None else f" {GROUP}.beta={plain(3 * beta)}"
+    value = "" if beta is None else f", beta={plain(beta)}"
     folder = item.path.parent.parent
     own = folder != conf_dir()
     found = f" --config-dir {folder}" if own else ""
+    lines = []
     if item.blocked is None:
         other = "dpo" if name != "dpo" else "rpo_bwd"
         lines = [
-            f"ablate {GROUP}={name} {GROUP}.beta={plain(3 * item.config.beta)}{found}",
+            f"ablate {GROUP}={name}{change}{found}",
             f"ablate {GROUP}={other},{name} seed=0,1,2 -m{found}",
         ]
-    else:
-        lines = ["in Python only:", *item.blocked.splitlines()]
     search = f', search=["{folder}"]' if own else ""
     return [
         *lines,
         "from ablate.objectives import PromptGroup, make_objective",
-        f'make_objective("{name}", beta={beta}{search})(group).loss',
+        f'make_objective("{name}"{value}{search})(group).loss',
     ]
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ablate.cli.objective_facts import Facts, all_facts, facts
+from ablate.cli.objective_facts import Facts, NotOffered, all_facts, facts, not_offered
 from ablate.cli.objective_page import show_page
 from ablate.errors import ConfigError
 
@@ -19,6 +19,7 @@ WIDE = 170
 BEGIN = "<!-- begin: ablate objectives -->"
 END = "<!-- end: ablate objectives -->"
 
+NOT_OFFERED = "Not verified, not offered"
 LEGEND = (
     "K responses y_k per prompt x; r reward; w the better and l the worse response of a pair; "
     "Δ better minus worse. s = log π(y|x), summed over tokens; h = s - s_ref, the log-ratio to the "
@@ -42,14 +43,14 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError(f"--format and --into are for the whole list (usage: {USAGE})")
         show_page(console, facts(args.level, args.config_dir))
         return 0
-    found = all_facts(args.config_dir)
+    found, missing = all_facts(args.config_dir), not_offered()
     if args.into:
-        insert(Path(args.into), markdown(found))
+        insert(Path(args.into), markdown(found, missing))
         console.print(f"{len(found)} objectives written into {args.into}", highlight=False)
     elif args.format == "md":
-        print(markdown(found))
+        print(markdown(found, missing))
     else:
-        _show(console, found)
+        show_list(console, found, missing)
     return 0
 
 
@@ -75,7 +76,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _show(console: Console, found: list[Facts]) -> None:
+def show_list(console: Console, found: list[Facts], missing: list[NotOffered]) -> None:
     """A table where there is room for its columns, else a short paragraph per level."""
     if console.width >= WIDE:
         console.print(_table(found))
@@ -85,6 +86,13 @@ def _show(console: Console, found: list[Facts]) -> None:
     console.print()
     for line in LEGEND:
         console.print(Text(line, style="dim"))
+    if missing:
+        console.print(f"\n[bold]{NOT_OFFERED}[/]")
+        table = Table.grid(padding=(0, 2))
+        for row in missing:
+            arxiv = f"arXiv {row.arxiv}" if row.arxiv else ""
+            table.add_row(Text(f"  {row.name}"), Text(arxiv), Text(row.reason, style="dim"))
+        console.print(table)
     console.print(f"\n{len(found)} objectives; `ablate objectives LEVEL` shows one in full")
 
 
@@ -126,24 +134,37 @@ def _table(found: list[Facts]) -> Table:
     return table
 
 
-def markdown(found: list[Facts]) -> str:
-    """The list as a GitHub table, with its legend below."""
+def markdown(found: list[Facts], missing: list[NotOffered]) -> str:
+    """The list as a GitHub table, its legend below, and what is not offered."""
     rows = ["| level | title | arXiv | loss | RPO reading | needs | defaults | formula read in |"]
     rows.append("|---" * 8 + "|")
     for item in found:
-        arxiv = item.config.arxiv
-        cells = (
-            f"`{item.name}`{_label(item).removeprefix(item.name)}",
-            item.config.title,
-            f"[{arxiv}](https://arxiv.org/abs/{arxiv})" if arxiv else "none",
-            f"`{item.config.formula}`",
-            item.config.rpo_reading,
-            ", ".join(item.needs()),
-            ", ".join(item.default_words(with_sources=True)),
-            item.verified,
+        rows.append(
+            _row(
+                f"`{item.name}`{_label(item).removeprefix(item.name)}",
+                item.config.title,
+                _link(item.config.arxiv),
+                f"`{item.config.formula}`",
+                item.config.rpo_reading,
+                ", ".join(item.needs()),
+                ", ".join(item.default_words(with_sources=True)),
+                item.verified,
+            )
         )
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join([*rows, "", *(f"- {line}" for line in LEGEND)])
+    rows += ["", *(f"- {line}" for line in LEGEND)]
+    if missing:
+        rows += ["", f"## {NOT_OFFERED}", "", "| name | arXiv | reason |", "|---" * 3 + "|"]
+        rows += [_row(row.name, _link(row.arxiv), row.reason) for row in missing]
+    return "\n".join(rows)
+
+
+def _row(*cells: str) -> str:
+    """A line of a GitHub table; a bar inside a cell would begin another one."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _link(arxiv: str | None) -> str:
+    return f"[{arxiv}](https://arxiv.org/abs/{arxiv})" if arxiv else "none"
 
 
 def insert(path: Path, text: str) -> None:

@@ -89,11 +89,13 @@ def _single(words: list[str], config_dirs: list[str]) -> int:
     from rich.console import Console
 
     from ablate.stages.preflight import check_data
+    from ablate.stages.tracker import check_tracker
     from ablate.store.layout import Layout, check_writable
 
     run = compose(words, config_dirs)
     legality.check(run)
     check_data(run)
+    check_tracker(run)
     layout = Layout(_path(run.results_dir))
     check_writable(layout, run.runtime.min_free_mb)
 
@@ -115,6 +117,9 @@ def _single(words: list[str], config_dirs: list[str]) -> int:
 def _sweep(words: list[str], config_dirs: list[str]) -> int:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    for word in words:
+        if word.startswith("hydra/sweeper=") and word != "hydra/sweeper=ablate":
+            raise ConfigError(f"{word}: only hydra/sweeper=ablate freezes runs before they start")
     with hydra_session(config_dirs) as hydra, readable_errors(config_dirs):
         # one parse for a clear message; composition of the arms is the sweeper's work
         OverridesParser.create().parse_overrides(words)

@@ -16,6 +16,7 @@ from ablate.launch.sweep import freeze, prepare
 from ablate.results import load
 from ablate.stages.complete import run_name
 from ablate.stages.preflight import check_data
+from ablate.stages.tracker import check_tracker
 from ablate.store.layout import check_writable
 
 
@@ -35,6 +36,10 @@ def sweep_locally(
             where = f"{run.objective.name}, num_responses {run.num_responses.k}"
             raise ConfigError(f"{error}\n(in the arm {where})") from None
         check_data(run)
+        check_tracker(run)
+    folders = sorted({run.results_dir for run in runs})
+    if len(folders) > 1:
+        raise ConfigError(f"a sweep writes to one results_dir, not to {', '.join(folders)}")
     sweep = prepare(runs)
     plans = list(sweep.plans.values())
     check_writable(sweep.layout, runs[0].runtime.min_free_mb)
@@ -47,6 +52,8 @@ def sweep_locally(
         sweep.plans[identity] = type(planned)(frozen, planned.evaluation)
     freeze(sweep, arguments)
     names = {identity: run_name(planned) for identity, planned in sweep.plans.items()}
+    if len(runs) > len(sweep.plans):
+        console.print(f"{len(runs)} arms are {len(sweep.plans)} distinct runs")
     console.print(
         f"{len(sweep.plans)} runs, {workers} at a time with {threads} thread"
         f"{'s' if threads > 1 else ''} each; sweep {sweep.name} in {sweep.folder}"

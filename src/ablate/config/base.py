@@ -14,7 +14,7 @@ class Node(BaseModel):
     neutral value it is left out of every identity, so that older results stay valid.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def identity(self) -> dict[str, Any]:
         """The plain data that enters a stage's identity (neutral fields left out)."""

@@ -11,7 +11,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from ablate.config.levels import conf_dir
 from ablate.config.overrides import normalize
 from ablate.config.run import RunConfig, validate
-from ablate.errors import ConfigError
+from ablate.errors import AblateError, ConfigError
 
 CONFIG_NAME = "config"
 #: provider of folders given with --config-dir in Hydra's search path
@@ -84,7 +84,7 @@ def readable_errors(config_dirs: Sequence[str] = ()) -> Iterator[None]:
     except MissingMandatoryValue as error:
         key = error.full_key or str(error)
         raise ConfigError(f"{key} must be given: add {key}=… to the command") from None
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(error, config_dirs)) from error
 
 
@@ -96,6 +96,11 @@ def _explain(error: Exception, config_dirs: Sequence[str]) -> str:
         OverrideParseException,
     )
 
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, AblateError):
+            return str(inner)
+        inner = inner.__cause__
     text = str(error).strip()
     if isinstance(error, MissingConfigException) and error.options is not None:
         name = str(error.missing_cfg_file or "")

@@ -37,7 +37,7 @@ def expand(loader: Any, arguments: Sequence[str]) -> list[RunConfig]:
     ]
     with readable_errors():
         grids = _named_grids(named[0], own) if named else [[]]
-        arms = [arm for grid in grids for arm in _product(normalize([*grid, *words], own))]
+        arms = [arm for grid in grids for arm in _product(loader, normalize([*grid, *words], own))]
         return [composer.compose(arm) for arm in arms]
 
 
@@ -63,12 +63,12 @@ def _alternatives(value: Any) -> str:
     )
 
 
-def _product(words: Sequence[str]) -> Iterable[list[str]]:
+def _product(loader: Any, words: Sequence[str]) -> Iterable[list[str]]:
     """Every combination of the alternatives, the last word varying fastest."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    parsed = OverridesParser.create().parse_overrides(list(words))
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(words))
     for batch in BasicSweeper.split_arguments(parsed, None):
         yield from (list(arm) for arm in batch)
 

@@ -7,6 +7,40 @@ from ablate.config.objective import ObjectiveConfig
 from ablate.config.run import RunConfig
 from ablate.errors import ConfigError
 
+#: what an objective may need and no stage makes: what it is, and what it would take
+UNPROVIDED = {
+    "extra_rewards": (
+        "further rewards beside the one that training sees",
+        "It takes a reward source with several scores per response; in Python, "
+        "PromptGroup(extra_rewards=...)",
+    ),
+    "win_probs": (
+        "the probability that one response beats another",
+        "It takes a pairwise reward source; in Python, PromptGroup(win_probs=...)",
+    ),
+    "previous": (
+        "log-probs under the policy of the round before",
+        "It takes iterative collection; in Python, PromptGroup(prev_logps=...)",
+    ),
+    "gold": (
+        "a gold response to every prompt",
+        "It takes a dataset with a third response; in Python, PromptGroup(gold_logps=...)",
+    ),
+    "rationale": (
+        "a rationale of every preference",
+        "It takes a dataset with rationales; in Python, PromptGroup(rationale_logps=...)",
+    ),
+    "token_weights": (
+        "a weight for every token",
+        "It takes a source of token masks; in Python, PromptGroup(token_weights=..., "
+        "token_kl_weights=...)",
+    ),
+    "joint": (
+        "groups whose responses answer prompts of their own",
+        "It takes a dataset of joint pairs; in Python, a PromptGroup of such pairs",
+    ),
+}
+
 
 def check(run: RunConfig) -> None:
     """Refuses a run whose levels do not fit together.
@@ -59,11 +93,12 @@ def _reasons(run: RunConfig) -> Iterator[str]:
 
 def unfed(objective: ObjectiveConfig) -> Iterator[str]:
     """What an objective needs and no run can give, whatever its levels: one sentence for each."""
-    if objective.needs.extra_rewards:
-        yield (
-            f"objective={objective.name} needs further rewards beside the one that training sees; "
-            "no reward level gives them, only groups made in Python do"
-        )
+    for need, (what, way) in UNPROVIDED.items():
+        if getattr(objective.needs, need):
+            yield (
+                f"objective={objective.name} needs {what}, which no level of another factor gives "
+                f"yet. {way}"
+            )
 
 
 def _judge_reasons(run: RunConfig, local: bool) -> Iterator[str]:

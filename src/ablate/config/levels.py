@@ -49,7 +49,10 @@ def level_path(group: str, name: str, search: Sequence[Path | str] = ()) -> Path
 
 
 def read_level(group: str, name: str, search: Sequence[Path | str] = ()) -> dict[str, Any]:
-    """Content of a level file as plain data, its `defaults:` list of sibling files merged in."""
+    """Content of a level file as plain data, its `defaults:` list of sibling files merged in.
+
+    An entry `level@a.b` puts the level under the key a.b, as Hydra does.
+    """
     return _plain(_read(group, name, search, seen=()))
 
 
@@ -83,7 +86,11 @@ def _read(group: str, name: str, search: Sequence[Path | str], seen: tuple[str, 
         if entry == "_self_":
             parts.append(content)
         elif isinstance(entry, str) and "/" not in entry:
-            parts.append(_read(group, entry, search, (*seen, name)))
+            level, _, package = entry.partition("@")
+            part = _read(group, level, search, (*seen, name))
+            for key in reversed(package.split(".") if package else []):
+                part = OmegaConf.create({key: part})
+            parts.append(part)
         else:
             raise ConfigError(
                 f"The defaults list in {path} may name files of the same folder only, "

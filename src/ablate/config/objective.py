@@ -1,40 +1,18 @@
 """Configuration of an objective: the slots it is composed of, what they need, and their limits."""
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, ValidationError, model_validator
 
 from ablate.config.base import Node
+from ablate.config.objective_needs import Needs, slot_needs
 from ablate.config.objective_rules import slot_problems
 from ablate.errors import ConfigError
 
 #: fields that describe a level and change nothing that is computed
 _WORDS = ("arxiv", "title", "formula", "rpo_reading", "checked")
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What an objective must be given; the legality check compares it with what there will be."""
-
-    #: log-probs under the reference policy
-    reference: bool
-    #: rewards whose differences mean something (order alone is not enough)
-    scores: bool
-    #: which response is better (rewards or ranks)
-    order: bool
-    #: completion lengths in tokens
-    lengths: bool
-    #: per-token log-probs
-    tokens: bool
-    #: rewards beside the one that made the preference
-    extra_rewards: bool
-    #: uses log-probs of mismatched pairs where they are given
-    mismatched: bool
-    #: present responses per prompt without which nothing can be compared
-    min_responses: int
-    #: the loss of a prompt depends on the other prompts of the global batch
-    batch: bool
+#: what becomes of β log Z(x), the most careful treatment first
+_LOG_Z = ("cancels", "baseline", "ignored")
 
 
 class ObjectiveConfig(Node):
@@ -57,16 +35,40 @@ class ObjectiveConfig(Node):
     log_z: Literal["cancels", "baseline", "ignored"]
 
     beta: PositiveFloat = Field(allow_inf_nan=False)
-    reference: Literal["fixed", "none"]
+    reference: Literal["fixed", "none", "mixture"]
     score: Literal[
-        "sum", "mean", "ld", "log_odds", "alpha_shaped", "forward_kl", "js", "alpha_divergence"
+        "sum",
+        "mean",
+        "ld",
+        "masked",
+        "log_odds",
+        "alpha_shaped",
+        "forward_kl",
+        "js",
+        "alpha_divergence",
     ]
     structure: Literal[
-        "pair", "pointwise", "categorical", "loo", "centred", "ranking", "noise_contrastive"
+        "pair",
+        "pointwise",
+        "each",
+        "categorical",
+        "loo",
+        "centred",
+        "ranking",
+        "noise_contrastive",
+        "one_vs_rest",
+        "positives",
+        "likelihood",
     ]
     pairing: Literal["best_vs_random", "best_vs_worst", "all_pairs", "adjacent"] | None
+    #: a prompt's loss is the mean of its comparisons, or their sum
+    over_pairs: Literal["mean", "sum"]
+    #: responses that are compared may answer different prompts (each with its own log Z)
+    across_prompts: bool
     ties: Literal["drop", "half", "keep"]
-    target: Literal["hard", "smoothed", "unbiased", "constant", "rewards"]
+    target: Literal["hard", "smoothed", "unbiased", "constant", "rewards", "win_rate", "win_logit"]
+    #: the rewards as given, a weighted sum with the further ones, or the mean of all
+    rewards_from: Literal["group", "weighted", "mean"]
     distance: Literal["ce", "fwd", "sq", "hinge", "sigmoid", "discopop"]
     #: subtract the target's entropy from the cross-entropy, which makes it a KL divergence
     subtract_entropy: bool
@@ -74,15 +76,26 @@ class ObjectiveConfig(Node):
     coefficient: PositiveFloat = Field(allow_inf_nan=False)
     #: a square in units of β·log-ratio ("reward"), or divided by β² ("log_ratio")
     units: Literal["reward", "log_ratio"]
-    shift: Literal["none", "gamma", "length", "log_reward_gap", "extra_rewards"]
-    baseline: Literal["none", "z0"] | None
+    shift: Literal[
+        "none", "gamma", "length", "log_reward_gap", "extra_rewards", "token_kl", "falling_best"
+    ]
+    #: factor on each pair, without gradient
+    weight: Literal["none", "policy", "lambda_rank"]
+    baseline: Literal["none", "z0", "running_mean"] | None
+    #: β follows the gap of the batch against its running mean
+    adapt: Literal["none", "gap"]
     #: auxiliary terms by kind, each with its coefficient
-    aux: dict[Literal["nll_best", "nll_best_mean", "sigmoid_best"], float]
+    aux: dict[
+        Literal[
+            "nll_best", "nll_best_mean", "sigmoid_best", "nll_gold", "nll_gold_mean", "rationale"
+        ],
+        float,
+    ]
     #: optimal transport over the global batch: sort the gaps of policy and reference, or the
     #: scores of better and worse responses, before they are compared
     batch_sort: Literal["none", "gaps", "scores"]
-    #: how losses of prompts become one: the mean, or -b·log mean exp(-loss/b)
-    aggregate: Literal["mean", "log_mean_exp"]
+    #: how losses of prompts become one: the mean, -b·log mean exp(-loss/b), or the mean per token
+    aggregate: Literal["mean", "log_mean_exp", "token_mean"]
 
     eta: PositiveFloat | None = Field(allow_inf_nan=False)
     epsilon: float | None = Field(ge=0, lt=0.5)
@@ -92,13 +105,30 @@ class ObjectiveConfig(Node):
     length_weight: float | None = Field(allow_inf_nan=False)
     gap_weight: float | None = Field(allow_inf_nan=False)
     extra_weights: list[float] | None
+    reward_weights: list[float] | None
+    mixture_weight: float | None = Field(ge=0, le=1)
+    kl_weight: float | None = Field(ge=0, allow_inf_nan=False)
+    #: the token KL of the better response is a constant, or carries its gradient
+    kl_stop: Literal["better", "none"] | None
+    fall_penalty: float | None = Field(ge=0, allow_inf_nan=False)
     ld_alpha: float | None = Field(ge=0, le=1)
     f_alpha: float | None = Field(allow_inf_nan=False)
     shape_alpha: float | None = Field(allow_inf_nan=False)
     tau: PositiveFloat | None
+    length_lambda: PositiveFloat | None
+    rationale_scale: PositiveFloat | None
+    gap_sensitivity: float | None = Field(ge=0, allow_inf_nan=False)
+    gap_momentum: float | None = Field(ge=0, lt=1)
+    gap_keep: float | None = Field(gt=0, le=1)
     aggregate_beta: PositiveFloat | None
     desirable_weight: PositiveFloat | None
     undesirable_weight: PositiveFloat | None
+    #: a loss of the global batch under this number ends the run as diverged
+    loss_floor: float | None = Field(allow_inf_nan=False)
+
+    #: further objectives on the same groups, by any name, added with their weights
+    mix: dict[str, "ObjectiveConfig"]
+    mix_weights: dict[str, float]
 
     @model_validator(mode="after")
     def _has_a_meaning(self) -> "ObjectiveConfig":
@@ -109,35 +139,63 @@ class ObjectiveConfig(Node):
 
     def identity(self) -> dict[str, Any]:
         """What enters a stage's identity: the slots, not the words that describe them."""
-        return {key: value for key, value in super().identity().items() if key not in _WORDS}
+        plain = {key: value for key, value in super().identity().items() if key not in _WORDS}
+        plain["mix"] = {
+            label: {key: value for key, value in part.identity().items() if key != "name"}
+            for label, part in self.mix.items()
+        }
+        return plain
+
+    @property
+    def own(self) -> "ObjectiveConfig":
+        """This objective without the ones mixed in."""
+        return self.model_copy(update={"mix": {}, "mix_weights": {}}) if self.mix else self
+
+    @property
+    def parts(self) -> list["ObjectiveConfig"]:
+        """The objective itself, and the ones mixed in."""
+        return [self.own, *self.mix.values()]
 
     @property
     def unbounded_below(self) -> bool:
         """True where the loss has no lower bound, so that training needs a floor alarm."""
-        return self.target == "unbiased" and self.epsilon != 0
+        falling = any(value < 0 for kind, value in self.aux.items() if kind != "sigmoid_best")
+        alone = (
+            (self.target == "unbiased" and self.epsilon != 0)
+            or self.structure == "positives"
+            or falling
+        )
+        return alone or any(part.unbounded_below for part in self.mix.values())
 
     @property
     def needs(self) -> Needs:
         """What the objective must be given."""
-        nll_mean = "nll_best_mean" in self.aux
-        return Needs(
-            reference=self.reference == "fixed",
-            scores=self.target == "rewards" or self.shift == "log_reward_gap",
-            order=self.target != "rewards" or bool(self.aux),
-            lengths=self.score in ("mean", "log_odds", "alpha_shaped")
-            or self.shift == "length"
-            or nll_mean,
-            tokens=self.score == "ld",
-            extra_rewards=self.shift == "extra_rewards",
-            mismatched=self.baseline == "z0",
-            min_responses=2,
-            batch=self.batch_coupled,
-        )
+        needs = slot_needs(self)
+        for part in self.mix.values():
+            needs = needs.joined(part.needs)
+        return needs
+
+    @property
+    def what_becomes_of_log_z(self) -> str:
+        """`log_z`, or that of the most careless part where objectives are mixed."""
+        return max((part.log_z for part in self.parts), key=_LOG_Z.index)
+
+    @property
+    def stateful(self) -> bool:
+        """True where the loss depends on the batches before."""
+        alone = self.baseline == "running_mean" or self.adapt != "none"
+        return alone or any(part.stateful for part in self.mix.values())
 
     @property
     def batch_coupled(self) -> bool:
         """True where a prompt's loss depends on the other prompts of the global batch."""
-        return self.baseline == "z0" or self.aggregate != "mean" or self.batch_sort != "none"
+        alone = (
+            self.baseline in ("z0", "running_mean")
+            or self.adapt != "none"
+            or self.aggregate != "mean"
+            or self.batch_sort != "none"
+        )
+        return alone or any(part.batch_coupled for part in self.mix.values())
 
 
 def objective_config(values: dict[str, Any]) -> ObjectiveConfig:
@@ -149,8 +207,8 @@ def objective_config(values: dict[str, Any]) -> ObjectiveConfig:
         for item in error.errors():
             where = ".".join(str(part) for part in item["loc"])
             reason = item["msg"].removeprefix("Value error, ")
-            if not where:
-                lines.append(reason)
+            if item["type"] == "value_error":
+                lines.append(f"{where}: {reason}" if where else reason)
             elif item["type"] == "missing":
                 lines.append(f"{where} is missing")
             elif item["type"] == "extra_forbidden":

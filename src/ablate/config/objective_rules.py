@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ablate.config.objective_log_z import log_z_problems
+
 if TYPE_CHECKING:
     from ablate.config.objective import ObjectiveConfig
 
@@ -12,54 +14,71 @@ if TYPE_CHECKING:
 DISTANCES: dict[str, tuple[str, ...]] = {
     "pair": ("ce", "fwd", "sq", "hinge", "sigmoid", "discopop"),
     "pointwise": ("ce", "sq", "sigmoid"),
+    "each": ("sq",),
     "categorical": ("ce", "fwd"),
     "loo": ("sq",),
     "centred": ("sq",),
     "ranking": ("ce",),
     "noise_contrastive": ("ce",),
+    "one_vs_rest": ("ce",),
+    "positives": ("ce",),
+    "likelihood": ("ce",),
 }
 #: targets that each structure can aim at
 STRUCTURE_TARGETS: dict[str, tuple[str, ...]] = {
-    "pair": ("hard", "smoothed", "unbiased", "constant", "rewards"),
-    "pointwise": ("hard", "constant"),
-    "categorical": ("hard", "rewards"),
-    "loo": ("rewards",),
-    "centred": ("rewards",),
-    "ranking": ("hard",),
+    "pair": ("hard", "smoothed", "unbiased", "constant", "rewards", "win_rate", "win_logit"),
+    "pointwise": ("hard", "constant", "win_rate", "win_logit"),
+    "each": ("rewards", "win_rate", "win_logit"),
+    "categorical": ("hard", "rewards", "win_rate", "win_logit"),
+    "loo": ("rewards", "win_rate", "win_logit"),
+    "centred": ("rewards", "win_rate", "win_logit"),
+    "ranking": ("hard", "rewards"),
     "noise_contrastive": ("hard", "rewards"),
+    "one_vs_rest": ("rewards",),
+    "positives": ("hard",),
+    "likelihood": ("hard", "rewards"),
 }
 #: targets that each distance can be taken to, with the reason for the limit
 DISTANCE_TARGETS: dict[str, tuple[tuple[str, ...], str]] = {
     "ce": (
-        ("hard", "smoothed", "unbiased", "constant", "rewards"),
+        ("hard", "smoothed", "unbiased", "constant", "rewards", "win_rate", "win_logit"),
         "cross-entropy takes any label",
     ),
     "fwd": (
-        ("smoothed", "constant", "rewards"),
+        ("smoothed", "constant", "rewards", "win_rate", "win_logit"),
         "KL(policy || target) is finite only if the target gives both outcomes a probability in "
         "(0, 1)",
     ),
-    "sq": (("constant", "rewards"), "a square needs a finite number to aim at"),
+    "sq": (
+        ("constant", "rewards", "win_rate", "win_logit"),
+        "a square needs a finite number to aim at",
+    ),
     "hinge": (("constant",), "a hinge needs the margin from which on the loss is zero"),
     "discopop": (("hard",), "the discovered loss knows winner and loser only"),
     "sigmoid": (("hard",), "the sigmoid utility knows desirable and undesirable only"),
 }
-#: scores whose differences within a prompt do not see log Z(x)
-ADDITIVE_SCORES = ("sum", "ld")
-#: structures that see only differences of scores within a prompt
-DIFFERENCES = ("pair", "categorical", "loo", "centred", "ranking")
+#: targets that are a number for each response
+VALUES = ("rewards", "win_rate", "win_logit")
 #: what each hyper-parameter belongs to: (slot, values of that slot)
 OWNERS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "eta": ("target", ("rewards",)),
+    "eta": ("target", VALUES),
     "epsilon": ("target", ("smoothed", "unbiased")),
     "constant": ("target", ("constant",)),
     "length_weight": ("shift", ("length",)),
     "gap_weight": ("shift", ("log_reward_gap",)),
     "extra_weights": ("shift", ("extra_rewards",)),
+    "reward_weights": ("rewards_from", ("weighted",)),
+    "mixture_weight": ("reference", ("mixture",)),
+    "kl_weight": ("shift", ("token_kl",)),
+    "kl_stop": ("shift", ("token_kl",)),
+    "fall_penalty": ("shift", ("falling_best",)),
+    "length_lambda": ("structure", ("positives",)),
+    "gap_sensitivity": ("adapt", ("gap",)),
+    "gap_momentum": ("adapt", ("gap",)),
+    "gap_keep": ("adapt", ("gap",)),
     "ld_alpha": ("score", ("ld",)),
     "f_alpha": ("score", ("alpha_divergence",)),
     "shape_alpha": ("score", ("alpha_shaped",)),
-    "tau": ("distance", ("discopop",)),
     "aggregate_beta": ("aggregate", ("log_mean_exp",)),
     "pairing": ("structure", ("pair", "pointwise")),
     "baseline": ("structure", ("pointwise",)),
@@ -81,8 +100,10 @@ def slot_problems(config: ObjectiveConfig) -> Iterator[str]:
                 f"set {name}=null"
             )
     yield from _slot_problems(config)
+    yield from _extension_problems(config)
     yield from _parameter_problems(config)
-    yield from _log_z_problems(config)
+    yield from log_z_problems(config)
+    yield from _mix_problems(config)
 
 
 def _slot_problems(config: ObjectiveConfig) -> Iterator[str]:
@@ -104,10 +125,10 @@ def _slot_problems(config: ObjectiveConfig) -> Iterator[str]:
             f"distance={config.distance} cannot aim at target={config.target}: {reason} "
             f"(possible: {', '.join(reachable)})"
         )
-    if (config.ties == "keep") != (config.target == "rewards"):
+    if (config.ties == "keep") != (config.target in VALUES):
         yield (
-            "ties=keep belongs to target=rewards, where an equal reward is a target like any "
-            f"other (got ties={config.ties} with target={config.target})"
+            f"ties=keep belongs to target={' or '.join(VALUES)}, where an equal value is a target "
+            f"like any other (got ties={config.ties} with target={config.target})"
         )
     if config.ties == "half" and config.structure == "ranking":
         yield "structure=ranking compares each response with worse ones only; use ties=drop"
@@ -127,7 +148,7 @@ def _slot_problems(config: ObjectiveConfig) -> Iterator[str]:
         )
     if config.reference == "none" and config.score in ("forward_kl", "js", "alpha_divergence"):
         yield f"score={config.score} is a function of the density ratio; set reference=fixed"
-    if config.reference == "fixed" and config.score in ("log_odds", "alpha_shaped"):
+    if config.reference != "none" and config.score in ("log_odds", "alpha_shaped"):
         yield f"score={config.score} is a function of the policy alone; set reference=none"
 
     if config.batch_sort != "none":
@@ -170,20 +191,87 @@ def _parameter_problems(config: ObjectiveConfig) -> Iterator[str]:
         )
 
 
-def _log_z_problems(config: ObjectiveConfig) -> Iterator[str]:
-    within = config.structure in DIFFERENCES and config.batch_sort != "scores"
-    if within and config.score in ADDITIVE_SCORES:
-        actual, why = "cancels", "only differences of scores within a prompt enter"
-    elif config.baseline not in (None, "none"):
-        actual, why = "baseline", f"baseline={config.baseline} stands in for it"
-    else:
-        actual = "ignored"
-        why = (
-            f"structure={config.structure} with score={config.score} and batch_sort="
-            f"{config.batch_sort} leaves it in the loss"
-        )
-    if config.log_z != actual:
+def _extension_problems(config: ObjectiveConfig) -> Iterator[str]:
+    tau_used = config.distance == "discopop" or config.structure == "positives"
+    if tau_used and config.tau is None:
+        yield "distance=discopop and structure=positives need tau, which is null"
+    if config.tau is not None and not tau_used:
         yield (
-            f"log_z={config.log_z} is not what these slots do with beta·log Z(x): {why}; "
-            f"declare log_z={actual} if that is meant"
+            f"tau={config.tau} has no meaning with distance={config.distance} (it belongs to "
+            "distance=discopop or structure=positives); set tau=null"
+        )
+    if (config.rationale_scale is not None) != ("rationale" in config.aux):
+        yield "rationale_scale and aux.rationale come together: give both or none"
+    if config.weight != "none" and (config.structure != "pair" or config.batch_sort != "none"):
+        yield (
+            f"weight={config.weight} weighs pairs, which structure={config.structure} with "
+            f"batch_sort={config.batch_sort} has not"
+        )
+    if config.weight == "lambda_rank" and config.ties == "half":
+        yield "weight=lambda_rank gives a tie no weight; use ties=drop"
+    if config.adapt != "none" and (
+        config.structure != "pair"
+        or config.score != "sum"
+        or config.reference == "none"
+        or config.pairing not in ("best_vs_random", "best_vs_worst")
+        or config.ties != "drop"
+        or config.batch_sort != "none"
+    ):
+        yield (
+            f"adapt={config.adapt} follows log-ratio gaps: it needs structure=pair with one pair "
+            "per prompt, score=sum, a reference, ties=drop and batch_sort=none"
+        )
+    if config.across_prompts and (config.structure != "pair" or config.batch_sort != "none"):
+        yield "across_prompts=true compares two responses: it needs structure=pair, batch_sort=none"
+    if config.score == "masked" and config.reference != "fixed":
+        yield f"score=masked weighs log-ratios; set reference=fixed (got {config.reference})"
+    if config.score == "ld" and config.reference == "mixture":
+        yield "score=ld has no per-token log-probs of the previous policy; set reference=fixed"
+    if config.over_pairs == "sum" and config.structure != "pair":
+        yield f"over_pairs=sum adds up pairs; structure={config.structure} has none"
+    if config.aggregate == "token_mean" and (
+        config.structure != "likelihood" or config.score != "sum"
+    ):
+        yield (
+            "aggregate=token_mean divides summed log-probs by all their tokens: it needs "
+            f"structure=likelihood and score=sum (got {config.structure}, {config.score})"
+        )
+    if config.target == "rewards" and config.structure == "one_vs_rest" and config.eta != 1:
+        yield f"structure=one_vs_rest takes rewards as they are; set eta=1 (got {config.eta})"
+    weights = config.reward_weights
+    if weights is not None and (not weights or not any(weights)):
+        yield (
+            "reward_weights holds the weight of the reward and of each further one; one of them "
+            f"must differ from 0 (got {weights})"
+        )
+
+
+def _mix_problems(config: ObjectiveConfig) -> Iterator[str]:
+    if set(config.mix) != set(config.mix_weights):
+        yield (
+            f"mix and mix_weights must name the same objectives (got {sorted(config.mix)} and "
+            f"{sorted(config.mix_weights)})"
+        )
+    for label, weight in config.mix_weights.items():
+        if not 0 < weight < float("inf"):
+            yield f"mix_weights.{label}={weight} must be positive; leave the objective out instead"
+    for label, part in config.mix.items():
+        if part.mix:
+            yield f"mix.{label} is a mixture itself; name its parts in mix instead"
+    if config.batch_coupled and (config.needs.tokens or config.needs.token_kl):
+        yield (
+            "an objective that couples the prompts of a batch trains by one scale per response, "
+            "so it cannot weigh tokens (score=ld or masked, shift=token_kl)"
+        )
+    if config.unbounded_below and config.loss_floor is None:
+        yield (
+            "the loss has no lower bound, so loss_floor must be a number: a loss under it ends "
+            "the run as diverged"
+        )
+    # epsilon=0 is the bounded end of an axis on which the floor may stay as it is
+    falls = config.unbounded_below or any(part.target == "unbiased" for part in config.parts)
+    if config.loss_floor is not None and not falls:
+        yield (
+            f"loss_floor={config.loss_floor} has no meaning for a loss that is bounded below; "
+            "set loss_floor=null"
         )

@@ -109,7 +109,7 @@ class RunConfig(Node):
     tracker: TrackerConfig
     seed: Seed
     runtime: Runtime
-    results_dir: str
+    results_dir: str = Field(min_length=1)
     force: Literal[False, True, "all"]
 
 

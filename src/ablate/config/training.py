@@ -26,5 +26,4 @@ class TrainingConfig(Node):
     gradient_checkpointing: bool
     checkpoint_every: PositiveInt
     select_checkpoint: Literal["last", "valid"]
-    loss_floor: float | None
     deterministic: bool

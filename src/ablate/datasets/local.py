@@ -1,6 +1,7 @@
 """The dataset `local`: prompts with responses and preferences from a JSONL or Parquet file."""
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class LocalDataset:
     def __init__(self, config: LocalConfig) -> None:
         self.config = config
         self.name = config.name
+        self._most = config.pool.num_responses
         shares = self._shares()
         if sum(shares.values()) >= 1:
             raise ConfigError(
@@ -58,9 +60,10 @@ class LocalDataset:
     def identity(self, split: str | None = None) -> dict[str, Any]:
         """Digests of the files' content with the shares; where the files lie is no part of it."""
         files = [table.sha256 for table in self._tables]
-        return {"local": files, "version": self.VERSION, "shares": self._shares()} | (
-            {} if split is None else {"split": split}
-        )
+        plain = {"local": files, "version": self.VERSION, "shares": self._shares()}
+        if any(len(row.responses) > self._most for table in self._tables for row in table.rows):
+            plain["most_responses"] = self._most
+        return plain if split is None else {**plain, "split": split}
 
     def prompts(self, split: str, limit: int | None = None) -> list[Prompt]:
         """Prompts of a split in the order of the file; `limit` takes the first ones."""
@@ -127,7 +130,7 @@ class LocalDataset:
                 self._responses[name] = [
                     GivenResponse(name, index, text, score)
                     for index, (text, score) in enumerate(
-                        zip(row.responses, row.scores, strict=True)
+                        islice(zip(row.responses, row.scores, strict=True), self._most)
                     )
                 ]
             table.refuse(clashes, "the same prompt in two splits; give it one split")

@@ -163,6 +163,10 @@ def _text(name: str, value: Any) -> str:
         raise ValueError(f"{name} must be a string, not {_kind(value)}")
     if not value.strip():
         raise ValueError(f"{name} is empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} holds half of a character (a lone surrogate)") from None
     return value
 
 

@@ -8,10 +8,11 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,7 @@ class _Pool:
         self.failed: dict[str, str] = {}
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOAD)
+        _start_server()
         self.folder = Path(tempfile.mkdtemp(prefix="ablate-pool-"))
         self.logs = sweep.folder / "logs"
 
@@ -160,7 +162,7 @@ class _Pool:
             broken = next((self.failed[need] for need in job.needs if need in self.failed), None)
             if broken is not None:
                 self.waiting.remove(job)
-                self._fail(job, broken, None)
+                self._fail(job, broken, None, told=False)
             elif len(self.active) < self.workers and not self._pending(job):
                 self.waiting.remove(job)
                 self._spawn(job)
@@ -201,11 +203,18 @@ class _Pool:
             return
         if process.exitcode == 130:
             raise KeyboardInterrupt
-        reason = result["reason"] if "reason" in result else _death(process.exitcode)
-        self._fail(job, reason, log)
+        if "reason" in result:
+            self._fail(job, result["reason"], log)
+        else:
+            self._fail(job, _death(process.exitcode), log, told=False)
 
-    def _fail(self, job: Job, reason: str, log: Path | None) -> None:
+    def _fail(self, job: Job, reason: str, log: Path | None, told: bool = True) -> None:
+        """Notes a failure; `told` says that the job itself left the cause in the store."""
         self.failed[job.key] = reason
+        if job.stage is None and not told:
+            identity = job.key.removeprefix("run-")
+            attempt = records.new_attempt(self.sweep.layout, identity)
+            records.write_failure(attempt, self.names[identity], reason, None)
         self.state.jobs_done += 1
         if job.stage is None:
             identity = job.key.removeprefix("run-")
@@ -218,6 +227,17 @@ class _Pool:
             self.names[job.key.removeprefix("run-")] if job.stage is None else job.title
             for job, _, _, _ in self.active.values()
         ]
+
+
+def _start_server() -> None:
+    """Starts the fork server deaf to Ctrl-C: it must not die in the middle of its imports."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, heard)
 
 
 def _death(code: int | None) -> str:

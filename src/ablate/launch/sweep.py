@@ -7,6 +7,7 @@ from typing import Any
 
 from ablate.config.identity import digest
 from ablate.config.run import RunConfig, validate
+from ablate.errors import ConfigError
 from ablate.stages.graph import RunPlan, plan
 from ablate.store.files import read_json, write_json
 from ablate.store.layout import Layout
@@ -29,9 +30,14 @@ class Sweep:
         return self.folder / "runs" / f"{identity}.json"
 
 
+def layout_of(run: RunConfig) -> Layout:
+    """The store of a run."""
+    return Layout(Path(run.results_dir).expanduser())
+
+
 def prepare(runs: Sequence[RunConfig], name: str | None = None) -> Sweep:
     """Plans the runs; runs with equal identity are one."""
-    layout = Layout(Path(runs[0].results_dir))
+    layout = layout_of(runs[0])
     plans: dict[str, RunPlan] = {}
     for run in runs:
         planned = plan(run, layout)
@@ -47,7 +53,17 @@ def freeze(sweep: Sweep, command: Sequence[str]) -> None:
 
 
 def thaw(path: Path) -> RunPlan:
-    """The plan of a frozen run."""
+    """The plan of a frozen run.
+
+    Raises:
+        ConfigError: a file that the run reads, or ablate itself, changed since it was frozen.
+    """
     plain: dict[str, Any] = read_json(path)
     run = validate(plain)
-    return plan(run, Layout(Path(run.results_dir)))
+    planned = plan(run, layout_of(run))
+    if planned.identity != path.stem:
+        raise ConfigError(
+            "the dataset, a model folder or ablate's own code changed since this sweep was "
+            "planned, so this would be another run. Give the command again"
+        )
+    return planned

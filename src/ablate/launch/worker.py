@@ -7,11 +7,10 @@ import traceback
 from pathlib import Path
 
 from ablate.errors import AblateError
-from ablate.launch.sweep import thaw
+from ablate.launch.sweep import layout_of, thaw
 from ablate.stages.complete import complete
 from ablate.stages.execute import Execution
 from ablate.store.files import write_json
-from ablate.store.layout import Layout
 from ablate.store.stages import StageStore
 
 
@@ -33,7 +32,7 @@ def work(frozen: str, stage: str | None, outcome: str, log: str, gpu: str | None
     os.dup2(handle, 2)
     try:
         planned = thaw(Path(frozen))
-        layout = Layout(Path(planned.run.results_dir))
+        layout = layout_of(planned.run)
         if stage is None:
             result = complete(planned, layout)
             write_json(

@@ -60,9 +60,12 @@ def score_responses(
     pairs: Sequence[tuple[list[int], list[int]]],
     batch_size: int,
 ) -> np.ndarray:
-    """float64[N]: the classifier's score of each (prompt ids, response ids).
+    """float64[N]: the classifier's score of each (prompt ids, response ids), at the last token.
 
-    Batches hold sequences of similar length; padding does not change a score.
+    Batches hold sequences of similar length; padding does not change a score. transformers reads
+    a classifier at the last token that is not the *config's* pad, which in foreign models need
+    not be the tokenizer's and may be the token that ends a response; so rows are padded with a
+    token that none of them holds, and the config is told of it for the time being.
 
     Raises:
         ModelError: a sequence longer than the model's context.
@@ -71,10 +74,16 @@ def score_responses(
     check_lengths((len(row) for row in rows), context_length(model))
     order = sorted(range(len(rows)), key=lambda place: (len(rows[place]), place))
     scores = np.empty(len(rows), dtype=np.float64)
-    pad = int(tokenizer.pad_token_id)
-    was_training = model.training
+    used = {token for row in rows for token in row}
+    pad = next((token for token in range(len(tokenizer)) if token not in used), None)
+    if pad is None:
+        raise ModelError("the answers use every token of the vocabulary; none is left for padding")
+    was_training, configs = model.training, (model.config, model.config.get_text_config())
+    pads = [config.pad_token_id for config in configs]
     model.eval()
     try:
+        for config in configs:
+            config.pad_token_id = pad
         with torch.no_grad():
             for start in range(0, len(order), batch_size):
                 places = order[start : start + batch_size]
@@ -91,5 +100,7 @@ def score_responses(
                 )
                 scores[places] = output.logits[:, 0].float().cpu().numpy()
     finally:
+        for config, old in zip(configs, pads, strict=True):
+            config.pad_token_id = old
         model.train(was_training)
     return scores

@@ -8,11 +8,14 @@ from ablate.objectives.objective import (
     make_objective,
     response_scales,
 )
+from ablate.objectives.state import ObjectiveState, State
 
 __all__ = [
     "Objective",
     "ObjectiveOutput",
+    "ObjectiveState",
     "PromptGroup",
+    "State",
     "fingerprint",
     "make_objective",
     "response_scales",

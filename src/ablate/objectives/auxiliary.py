@@ -1,6 +1,7 @@
 """The auxiliary slot: terms added to the preference term, each with its coefficient."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ablate.config.objective import ObjectiveConfig
@@ -12,21 +13,36 @@ def auxiliary(config: ObjectiveConfig, group: PromptGroup, scores: Tensor) -> Te
     """float[B]: the weighted sum of all auxiliary terms of each prompt.
 
     `nll_best` is -log π of the best response (the mean over equally good ones), `nll_best_mean`
-    the same per token, `sigmoid_best` σ(a) of its score, which holds it down.
+    the same per token, `sigmoid_best` σ(a) of its score, which holds it down. `nll_gold` and
+    `nll_gold_mean` are -log π of the gold response, `rationale` is -log σ(γ·log π) of the
+    rationale (arXiv 2407.14477).
     """
+    total = group.policy_logps.new_zeros(group.num_prompts, dtype=group.dtype)
+    for kind, coefficient in config.aux.items():
+        total = total + coefficient * _term(kind, config, group, scores)
+    return total
+
+
+def _term(kind: str, config: ObjectiveConfig, group: PromptGroup, scores: Tensor) -> Tensor:
+    """float[B]"""
+    if kind in ("nll_gold", "nll_gold_mean"):
+        assert group.gold_logps is not None
+        gold = -group.gold_logps.to(group.dtype)
+        if kind == "nll_gold":
+            return gold
+        assert group.gold_lengths is not None
+        return gold / group.gold_lengths.clamp(min=1)
+    if kind == "rationale":
+        assert group.rationale_logps is not None
+        assert config.rationale_scale is not None
+        return -F.logsigmoid(config.rationale_scale * group.rationale_logps.to(group.dtype))
     logps = group.policy_logps.to(group.dtype)
-    total = logps.new_zeros(group.num_prompts)
-    if not config.aux:
-        return total
-    logps = torch.where(group.present, logps, torch.zeros_like(logps))
+    per_response = -torch.where(group.present, logps, torch.zeros_like(logps))
+    if kind == "nll_best_mean":
+        assert group.lengths is not None
+        per_response = per_response / group.lengths.clamp(min=1)
+    elif kind == "sigmoid_best":
+        per_response = torch.sigmoid(scores)
     best = best_responses(group).to(logps.dtype)
     best = best / best.sum(dim=1, keepdim=True).clamp(min=1)
-    for kind, coefficient in config.aux.items():
-        per_response = -logps
-        if kind == "nll_best_mean":
-            assert group.lengths is not None
-            per_response = per_response / group.lengths.clamp(min=1)
-        elif kind == "sigmoid_best":
-            per_response = torch.sigmoid(scores)
-        total = total + coefficient * (best * per_response).sum(dim=1)
-    return total
+    return (best * per_response).sum(dim=1)

@@ -22,7 +22,7 @@ class Target:
 
 
 def pair_target(config: ObjectiveConfig, reward_gap: Tensor | None) -> Target:
-    """The target of a pair; `reward_gap` float[B, P] is r_w - r_l, read by target=rewards."""
+    """The target of a pair; `reward_gap` float[B, P] is r_w - r_l, read by a target of values."""
     match config.target:
         case "hard":
             return Target(1.0, None)
@@ -37,7 +37,7 @@ def pair_target(config: ObjectiveConfig, reward_gap: Tensor | None) -> Target:
         case "constant":
             assert config.constant is not None
             return Target(1 / (1 + math.exp(-config.constant)), config.constant)
-        case "rewards":
+        case "rewards" | "win_rate" | "win_logit":
             assert config.eta is not None
             assert reward_gap is not None
             gap_tensor = config.eta * reward_gap

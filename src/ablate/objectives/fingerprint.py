@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ablate.config.objective import objective_config
+from ablate.config.objective import ObjectiveConfig, objective_config
 from ablate.groups import PromptGroup
 from ablate.objectives.objective import Objective
 
@@ -24,10 +24,11 @@ def fingerprint(config: dict[str, Any]) -> str:
     """
     objective = Objective(objective_config(config))
     lines = []
-    for group in _groups(len(objective.config.extra_weights or [0])):
+    for group in _groups(_further_rewards(objective.config)):
         leaves = {
             name: getattr(group, name).requires_grad_(True)
-            for name in ("policy_logps", "token_logps")
+            for name in ("policy_logps", "token_logps", "token_kl")
+            if name != "token_kl" or objective.needs.token_kl
         }
         output = objective(group)
         gradients = torch.autograd.grad(
@@ -36,6 +37,16 @@ def fingerprint(config: dict[str, Any]) -> str:
         for values in (output.loss, output.per_prompt, *gradients):
             lines.append(_text(values.detach()))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _further_rewards(config: ObjectiveConfig) -> int:
+    """How many further rewards the weights of an objective and its parts are for."""
+    for part in config.parts:
+        if part.extra_weights is not None:
+            return len(part.extra_weights)
+        if part.reward_weights is not None:
+            return len(part.reward_weights) - 1
+    return 1
 
 
 def _text(values: Tensor) -> str:
@@ -77,6 +88,7 @@ def _group(
         token_policy = torch.where(real, (token_ref + drift).clamp(max=-1e-3), 0.0)
     # a coarse grid makes ties
     rewards = (6 * _noise(grid, seed + 30)).floor() / 2
+    wins = _noise((*grid, responses), seed + 60)
     mask = torch.ones(grid, dtype=torch.bool)
     if ragged:
         mask[0, -1] = mask[1, 0] = False
@@ -93,6 +105,15 @@ def _group(
         extra_rewards=_noise((*grid, extra), seed + 50),
         token_logps=token_policy,
         token_ref_logps=token_ref,
+        prev_logps=token_ref.sum(dim=2) - _noise(grid, seed + 70),
+        win_probs=0.5 * (1 + wins - wins.transpose(1, 2)),
+        log_sum_sq=-lengths * _noise(grid, seed + 80),
+        token_kl=_noise((*grid, tokens), seed + 90),
+        token_weights=_noise((*grid, tokens), seed + 100),
+        token_kl_weights=_noise((*grid, tokens), seed + 110),
+        gold_logps=-20 * _noise((prompts,), seed + 120),
+        gold_lengths=(1 + tokens * _noise((prompts,), seed + 130)).long(),
+        rationale_logps=-20 * _noise((prompts,), seed + 140),
     )
 
 

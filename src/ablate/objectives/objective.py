@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from ablate.config.levels import read_level
-from ablate.config.objective import Needs, ObjectiveConfig, objective_config
+from ablate.config.objective import ObjectiveConfig, objective_config
+from ablate.config.objective_needs import Needs
 from ablate.errors import ConfigError, DataError
 from ablate.groups import PromptGroup
 from ablate.objectives.auxiliary import auxiliary
+from ablate.objectives.given import missing_fields, with_rewards
 from ablate.objectives.pairs import best_responses, choose_pairs, counted_pairs
 from ablate.objectives.scores import scores
+from ablate.objectives.state import State, advanced_state, initial_state
 from ablate.objectives.structures import structure_term
 
 
@@ -39,6 +42,9 @@ class Objective:
 
     def __init__(self, config: ObjectiveConfig) -> None:
         self.config = config
+        #: the objectives mixed in, by label
+        self.mixed = {label: Objective(part) for label, part in config.mix.items()}
+        self._own = Objective(config.own) if self.mixed else self
 
     def __repr__(self) -> str:
         return f"Objective({self.config.name}: {self.config.formula})"
@@ -61,13 +67,48 @@ class Objective:
     @property
     def log_z(self) -> str:
         """`cancels`, `baseline` or `ignored`: what becomes of β log Z(x)."""
-        return self.config.log_z
+        return self.config.what_becomes_of_log_z
 
-    def __call__(self, group: PromptGroup) -> ObjectiveOutput:
-        """Loss of a batch. Raises `DataError` naming whatever the group lacks."""
+    @property
+    def stateful(self) -> bool:
+        """True where the loss depends on earlier batches: see `ablate.objectives.state`."""
+        return self.config.stateful
+
+    def initial_state(self) -> State:
+        """The state before the first batch; empty for an objective that remembers nothing."""
+        state = initial_state(self.config)
+        for label, part in self.mixed.items():
+            state |= {f"{label}/{name}": value for name, value in part.initial_state().items()}
+        return state
+
+    def advanced_state(self, state: State, group: PromptGroup) -> State:
+        """The state after a global batch, which is the one that the batch's loss uses."""
         self.check(group)
+        own = {name: value for name, value in state.items() if "/" not in name}
+        after = advanced_state(self.config, own, with_rewards(self.config, group))
+        for label, part in self.mixed.items():
+            advanced = part.advanced_state(_part_state(state, label), group)
+            after |= {f"{label}/{name}": value for name, value in advanced.items()}
+        return after
+
+    def __call__(self, group: PromptGroup, state: State | None = None) -> ObjectiveOutput:
+        """Loss of a batch. Raises `DataError` naming whatever the group lacks.
+
+        `state` is what `advanced_state` gave for this batch; without it the batch is taken to be
+        the first.
+        """
+        self.check(group)
+        if state is None:
+            state = self.advanced_state(self.initial_state(), group) if self.stateful else {}
+        if self.mixed:
+            return self._mixture(group, state)
+        return self._alone(group, state)
+
+    def _alone(self, group: PromptGroup, state: State) -> ObjectiveOutput:
+        """The loss of this objective's own slots."""
+        group = with_rewards(self.config, group)
         values = scores(self.config, group)
-        term = structure_term(self.config, group, values)
+        term = structure_term(self.config, group, values, state)
         total = term.per_prompt + auxiliary(self.config, group, values)
         per_prompt = torch.where(term.usable, total, torch.zeros_like(total))
         count = term.usable.sum()
@@ -80,13 +121,50 @@ class Objective:
             **_ordering(group, values.detach()),
             **term.metrics,
         }
-        return ObjectiveOutput(loss, per_prompt, term.usable, _numbers(metrics, values.dtype))
+        numbers = _numbers(metrics, values.dtype) | {
+            name: value for name, value in state.items() if "/" not in name
+        }
+        return ObjectiveOutput(loss, per_prompt, term.usable, numbers)
 
-    def usable(self, group: PromptGroup) -> Tensor:
-        """bool[B]: prompts with something to compare (two responses present, not all tied)."""
+    def _mixture(self, group: PromptGroup, state: State) -> ObjectiveOutput:
+        """The weighted sum over the prompts that all parts can use."""
+        outputs = self._parts(group, state)
+        ties = outputs[0].metrics["ties"]
+        usable = torch.stack([output.usable for output in outputs]).all(dim=0)
+        if any(bool((output.usable != usable).any()) for output in outputs):
+            outputs = self._parts(replace(group, mask=group.present & usable[:, None]), state)
+        own = outputs[0]
+        loss, per_prompt = own.loss, own.per_prompt
+        metrics = {**own.metrics, "ties": ties, "own/loss": own.metrics["loss"]}
+        for label, output in zip(self.mixed, outputs[1:], strict=True):
+            weight = self.config.mix_weights[label]
+            loss = loss + weight * output.loss
+            per_prompt = per_prompt + weight * output.per_prompt
+            metrics[f"{label}/loss"] = output.metrics["loss"]
+        metrics["loss"] = float(loss.detach())
+        return ObjectiveOutput(loss, per_prompt, usable, metrics)
+
+    def _parts(self, group: PromptGroup, state: State) -> list[ObjectiveOutput]:
+        """The outputs of the own slots and of each objective mixed in."""
+        own = {name: value for name, value in state.items() if "/" not in name}
+        return [
+            self._own._alone(group, own),
+            *(part(group, _part_state(state, label)) for label, part in self.mixed.items()),
+        ]
+
+    def usable(self, group: PromptGroup, state: State | None = None) -> Tensor:
+        """bool[B]: prompts with something to compare (two responses present, not all tied).
+
+        With a `state` also those that it leaves out; without one these count as usable.
+        """
         self.check(group)
         with torch.no_grad():
-            return structure_term(self.config, group, scores(self.config, group)).usable
+            known = with_rewards(self.config, group)
+            own = state or {**initial_state(self.config), "reach": torch.inf}
+            usable = structure_term(self.config, known, scores(self.config, known), own).usable
+            for label, part in self.mixed.items():
+                usable = usable & part.usable(group, _part_state(state, label) if state else None)
+        return usable
 
     def used(self, group: PromptGroup) -> Tensor:
         """bool[B, K]: responses whose log-probs enter the loss; `policy_logps` is not read.
@@ -94,6 +172,12 @@ class Objective:
         With a pairing, a trainer need not run the model over the others.
         """
         self.check(group)
+        used = self._used(with_rewards(self.config, group))
+        for part in self.mixed.values():
+            used = used | part.used(group)
+        return used
+
+    def _used(self, group: PromptGroup) -> Tensor:
         if self.config.pairing is None:
             return group.present
         pairs = choose_pairs(self.config.pairing, group)
@@ -104,36 +188,17 @@ class Objective:
         used = chosen > 0
         if self.config.aux:
             used = used | (best_responses(group) & counted.any(dim=1, keepdim=True))
+        if self.config.weight == "lambda_rank":
+            # the rank of a response among all enters the weight of its pairs
+            used = used | (group.present & counted.any(dim=1, keepdim=True))
         return used
 
     def check(self, group: PromptGroup) -> None:
         """Raise `DataError` naming the fields that this objective needs and the group lacks."""
-        needs = self.needs
-        missing = []
-        if needs.reference and not needs.tokens and group.ref_logps is None:
-            missing.append("ref_logps")
-        if needs.scores and group.rewards is None:
-            missing.append("rewards (scores: the order of the responses is not enough)")
-        elif needs.order and group.rewards is None and group.ranks is None:
-            missing.append("rewards or ranks")
-        if needs.lengths and group.lengths is None:
-            missing.append("lengths")
-        if needs.tokens and group.token_logps is None:
-            missing.append("token_logps")
-        if needs.tokens and needs.reference and group.token_ref_logps is None:
-            missing.append("token_ref_logps")
-        if needs.extra_rewards and group.extra_rewards is None:
-            missing.append("extra_rewards")
-        if missing:
-            raise DataError(f"Objective '{self.name}' needs {', '.join(missing)} in its group.")
-        weights = self.config.extra_weights
-        if weights is not None and group.extra_rewards is not None:
-            given = group.extra_rewards.shape[2]
-            if given != len(weights):
-                raise DataError(
-                    f"Objective '{self.name}' has {len(weights)} extra_weights for {given} "
-                    "extra_rewards."
-                )
+        for config in self.config.parts:
+            missing = missing_fields(config, group)
+            if missing:
+                raise DataError(f"Objective '{self.name}' needs {', '.join(missing)} in its group.")
 
 
 def make_objective(name: str, *, search: Sequence[Path | str] = (), **overrides: Any) -> Objective:
@@ -153,27 +218,33 @@ def make_objective(name: str, *, search: Sequence[Path | str] = (), **overrides:
     return Objective(objective_config({**values, **overrides}))
 
 
-def response_scales(objective: Objective, group: PromptGroup) -> Tensor:
+def response_scales(objective: Objective, group: PromptGroup, state: State | None = None) -> Tensor:
     """float[B, K]: ∂loss/∂log π(y_k) on the global batch, without gradient, 0 where absent.
 
     Training a batch-coupled objective by micro-batches takes Σ scale_k·log π(y_k) as the loss:
     its gradient is that of the whole batch. With responses sampled from the policy the scales
     are its online gradient. Raises `DataError` for objectives that read per-token log-probs.
     """
-    if objective.needs.tokens:
+    if objective.needs.tokens or objective.needs.token_kl:
         raise DataError(
             f"Objective '{objective.name}' weighs tokens: a response has no single scale."
         )
     leaf = group.policy_logps.detach().to(group.dtype).requires_grad_(True)
     with torch.enable_grad():
-        loss = objective(replace(group, policy_logps=leaf)).loss
+        loss = objective(replace(group, policy_logps=leaf), state).loss
     return torch.autograd.grad(loss, leaf)[0]
+
+
+def _part_state(state: State, label: str) -> State:
+    """The state of an objective that is mixed in, under its own names."""
+    start = f"{label}/"
+    return {name[len(start) :]: value for name, value in state.items() if name.startswith(start)}
 
 
 def _aggregate(config: ObjectiveConfig, per_prompt: Tensor, usable: Tensor) -> Tensor:
     """Scalar loss of float[B] losses, by the mean or -b·log mean exp(-loss/b) (2407.07880)."""
     count = usable.sum().clamp(min=1)
-    if config.aggregate == "mean":
+    if config.aggregate != "log_mean_exp":
         return per_prompt.sum() / count
     assert config.aggregate_beta is not None
     # without a usable prompt all of them stand in: their losses are 0 and carry no gradient

@@ -23,11 +23,18 @@ def scores(config: ObjectiveConfig, group: PromptGroup) -> Tensor:
 
     if config.score == "ld":
         ratio = clean(_length_desensitised(config, group))
+    elif config.score == "masked":
+        ratio = clean(_masked(group))
     else:
         ratio = clean(group.policy_logps)
-        if config.reference == "fixed":
+        if config.reference != "none":
             assert group.ref_logps is not None
-            ratio = ratio - clean(group.ref_logps)
+            reference = clean(group.ref_logps)
+            if config.reference == "mixture":
+                assert group.prev_logps is not None
+                assert config.mixture_weight is not None
+                reference = torch.lerp(clean(group.prev_logps), reference, config.mixture_weight)
+            ratio = ratio - reference
     if config.score in ("mean", "log_odds", "alpha_shaped"):
         assert group.lengths is not None
         ratio = ratio / group.lengths.clamp(min=1).to(dtype)
@@ -39,7 +46,7 @@ def _shaped(config: ObjectiveConfig, value: Tensor) -> Tensor:
     # exp() of anything above this overflows float32 once squared or summed
     ceiling = 80.0
     match config.score:
-        case "sum" | "mean" | "ld":
+        case "sum" | "mean" | "ld" | "masked":
             return value
         case "forward_kl":  # f'(t) = 1 - 1/t (arXiv 2309.16240)
             return 1 - torch.exp((-value).clamp(max=ceiling))
@@ -83,3 +90,35 @@ def _length_desensitised(config: ObjectiveConfig, group: PromptGroup) -> Tensor:
     real = (steps < group.lengths[..., None]) & group.present[..., None]
     ratio = torch.where(real, ratio, torch.zeros_like(ratio))
     return torch.where(steps < shared[:, None, None], ratio, config.ld_alpha * ratio).sum(dim=2)
+
+
+def _masked(group: PromptGroup) -> Tensor:
+    """float[B, K]: Σ_t (u_t·log-ratio_t + d_t·KL_t), weights u and d given (arXiv 2410.05102).
+
+    The sign of the KL is that of arXiv 2404.11999: the margin loses KL_l - KL_w.
+    """
+    assert group.token_logps is not None
+    assert group.token_ref_logps is not None
+    assert group.token_weights is not None
+    assert group.token_kl_weights is not None
+    assert group.token_kl is not None
+    ratio = real_tokens(group.token_logps, group) - real_tokens(group.token_ref_logps, group)
+    weighted = real_tokens(group.token_weights, group) * ratio
+    divergence = real_tokens(group.token_kl, group)
+    return (weighted + real_tokens(group.token_kl_weights, group) * divergence).sum(dim=2)
+
+
+def summed_tokens(values: Tensor | None, group: PromptGroup) -> Tensor:
+    """float[B, K]: sum of float[B, K, T] values over the tokens of present responses."""
+    assert values is not None
+    return real_tokens(values, group).sum(dim=2)
+
+
+def real_tokens(values: Tensor, group: PromptGroup) -> Tensor:
+    """float[B, K, T]: the values at tokens of present responses, 0 elsewhere."""
+    real = group.present[..., None].expand(values.shape)
+    if group.lengths is not None:
+        steps = torch.arange(values.shape[2], device=values.device)
+        real = real & (steps < group.lengths[..., None])
+    values = values.to(group.dtype)
+    return torch.where(real, values, torch.zeros_like(values))

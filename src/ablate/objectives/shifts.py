@@ -8,6 +8,7 @@ from torch import Tensor
 from ablate.config.objective import ObjectiveConfig
 from ablate.groups import PromptGroup
 from ablate.objectives.pairs import Pairs
+from ablate.objectives.scores import summed_tokens
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class Shift:
     factor: float = 1.0
 
 
-def shifts(config: ObjectiveConfig, group: PromptGroup, pairs: Pairs) -> Shift:
-    """What to subtract from the score gap of each pair."""
+def shifts(config: ObjectiveConfig, group: PromptGroup, pairs: Pairs, scores: Tensor) -> Shift:
+    """What to subtract from the score gap of each pair; float[B, K] `scores` hold β."""
     dtype, device = group.dtype, group.policy_logps.device
     match config.shift:
         case "none":
@@ -51,6 +52,13 @@ def shifts(config: ObjectiveConfig, group: PromptGroup, pairs: Pairs) -> Shift:
             usable = pairs.valid & (gap > 0)
             value = config.gap_weight * torch.where(usable, gap, torch.ones_like(gap)).log()
             return Shift(value, value)
+        case "falling_best":
+            # λ·max(0, log π_ref/π) of the better response (arXiv 2402.13228)
+            assert config.fall_penalty is not None
+            fallen = config.fall_penalty * (-scores).clamp(min=0)
+            return Shift(fallen.gather(1, pairs.better), fallen.gather(1, pairs.worse))
+        case "token_kl":
+            return _token_kl(config, group, pairs)
     return Shift(value, -value)
 
 
@@ -62,3 +70,13 @@ def _extra(config: ObjectiveConfig, group: PromptGroup, pairs: Pairs, dtype: tor
     extra = group.extra_rewards.to(dtype)
     mixed = torch.where(group.present[..., None], extra, torch.zeros_like(extra)) @ weights
     return pairs.gap(mixed)
+
+
+def _token_kl(config: ObjectiveConfig, group: PromptGroup, pairs: Pairs) -> Shift:
+    """αβ(KL_l - KL_w), KL summed over tokens; `kl_stop` makes KL_w a constant (2404.11999)."""
+    assert config.kl_weight is not None
+    total = (config.kl_weight * config.beta) * summed_tokens(group.token_kl, group)
+    held = total.detach() if config.kl_stop == "better" else total
+    forward = total.gather(1, pairs.worse) - held.gather(1, pairs.better)
+    backward = total.gather(1, pairs.better) - held.gather(1, pairs.worse)
+    return Shift(forward, backward)

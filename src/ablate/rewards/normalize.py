@@ -47,8 +47,9 @@ def pair_accuracy(scores: NDArray[Any], truth: NDArray[Any], prompts: NDArray[An
     Ties of `scores` count half. NaN where no pair is untied.
     """
     right = total = 0.0
-    for prompt in np.unique(prompts):
-        rows = prompts == prompt
+    by_prompt = np.argsort(prompts, kind="stable")
+    starts = np.flatnonzero(np.r_[True, prompts[by_prompt][1:] != prompts[by_prompt][:-1]])
+    for rows in np.split(by_prompt, starts[1:]):
         s, t = scores[rows], truth[rows]
         order = np.sign(t[:, None] - t[None, :])
         upper = np.triu(order != 0, 1)

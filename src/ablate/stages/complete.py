@@ -1,6 +1,7 @@
 """Completion of a run: its stages, its evaluation and, at last, its record in the store."""
 
 import contextlib
+import secrets
 import shutil
 import time
 from dataclasses import dataclass
@@ -83,7 +84,10 @@ def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display)
     """One attempt at a run; leaves failure.json if it fails, nothing if it is interrupted."""
     attempt = records.new_attempt(layout, plan.identity)
     name = run_name(plan)
-    tracker = open_tracker(plan.run, plan.identity, name, layout.wandb, int(attempt.name))
+    # unlike between attempts and revisions: offline mirrors of one id would be merged
+    unique = f"{plan.identity[:12]}-{records.next_revision(layout, plan.identity)}-{attempt.name}"
+    mirror = f"{unique}-{secrets.token_hex(2)}"
+    tracker = open_tracker(plan.run, mirror, name, layout.wandb)
     execution = Execution(store, display, tracker.log)
     started = time.time()
     try:
@@ -129,49 +133,47 @@ def _record_data(
 ) -> dict[str, Any]:
     import torch
 
-    stages = {
-        stage.role if stage.role == stage.name else f"{stage.name}/{stage.role}": stage
-        for stage in plan.stages()
-    }
+    stages = plan.stages()
     results = {}
-    for role, stage in stages.items():
+    for stage in stages:
         path = execution.store.path(stage.name, stage.identity) / "result.json"
-        results[role] = files.read_json(path) if path.exists() else {}
-    policy = results["policy"]
+        results[stage.identity] = files.read_json(path) if path.exists() else {}
+
+    def result(name: str) -> dict[str, Any]:
+        stage = plan.evaluation if name == "evaluation" else plan.evaluation.inputs[name]
+        return dict(results[stage.identity])
+
+    policy, evaluated = result("policy"), result("evaluation")
     diverged = policy["diverged"]
-    seconds = {
-        role: round(execution.seconds[stage.identity], 3)
-        for role, stage in stages.items()
-        if stage.identity in execution.seconds
-    }
-    own = sum(float(results[role].get("seconds", 0.0)) for role in RUN_STAGES & results.keys())
+    own = [stage.identity for stage in stages if stage.name in RUN_STAGES]
+    own_seconds = sum(float(results[identity].get("seconds", 0.0)) for identity in own)
     device = "cuda" if torch.cuda.is_available() and plan.run.runtime.device != "cpu" else "cpu"
     return {
         "name": run_name(plan),
         "status": "done" if diverged is None else "diverged",
         "divergence": diverged,
         "config": plan.run.model_dump(mode="json"),
-        "metrics": results["evaluation"]["metrics"],
+        "metrics": evaluated["metrics"],
         "policy": {
             "stage": plan.evaluation.inputs["policy"].identity,
-            "step": results["evaluation"]["step"],
+            "step": evaluated["step"],
             "checkpoints": policy["checkpoints"],
             "weights": policy["weights"],
         },
-        "reward": results["scores"],
+        "reward": result("scores"),
         "stages": [
             {
-                "role": role,
+                "role": stage.role if stage.role == stage.name else f"{stage.name}/{stage.role}",
                 "name": stage.name,
                 "id": stage.identity,
-                "result": results[role],
-                "computed_seconds": seconds.get(role),
+                "result": results[stage.identity],
+                "computed_seconds": execution.seconds.get(stage.identity),
             }
-            for role, stage in stages.items()
+            for stage in stages
         ],
         "tokens_trained": policy["tokens"],
-        "tokens_generated": results["evaluation"]["tokens"],
-        "device_seconds": round(own, 3),
+        "tokens_generated": evaluated["tokens"],
+        "device_seconds": round(own_seconds, 3),
         "started": started,
         "finished": time.time(),
         "machine": {

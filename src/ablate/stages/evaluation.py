@@ -125,10 +125,12 @@ def beside(answers: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
 def training_reward(context: Context, answers: pd.DataFrame) -> np.ndarray | None:
     """What the training reward says of the answers, on the scale that training used.
 
-    None where training saw only an order; the judge's own score for `reward=gold`.
+    None where training saw only an order, or scores that came with the data and say nothing of new
+    answers; the judge's own score for `reward=gold` where the judge made the labels.
     """
     reward = context.params["reward"]
-    if reward["kind"] == "labels":
+    given = context.params["labels"] == "given"
+    if reward["kind"] == "labels" or (reward["kind"] == "gold" and given):
         return None
     scale = read_json(context.inputs["scores"] / RESULT)["scale"]
     scorer = open_scorer(reward, context.run, context.inputs)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ablate.config.run import RunConfig
-from ablate.errors import AblateError, StageFailed
+from ablate.errors import AblateError, ConfigError, StageFailed
 from ablate.stages.context import Context, Log, Report, isolated_generators
 from ablate.stages.graph import Stage
 from ablate.stages.registry import KINDS
@@ -92,6 +92,11 @@ def prepare_machine(run: RunConfig) -> None:
 
     import torch
 
+    if run.runtime.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "runtime.device=cuda, but this torch sees no GPU. Use runtime.device=auto, or install "
+            "a CUDA build of torch"
+        )
     torch.set_num_threads(run.runtime.threads or os.cpu_count() or 1)
     if run.training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -24,26 +24,36 @@ def model_content(model: BaseModelConfig, layout: Layout) -> dict[str, Any]:
         raise ModelError(
             "base_model=hf needs base_model.path: a folder with a saved model, or a hub id"
         )
-    return _content(model.path, model.revision, layout)
+    content = _content(model.path, model.revision, layout, model.trust_remote_code)
+    return {**content, "remote_code": True} if model.trust_remote_code else content
+
+
+def model_folder(path: str, content: dict[str, Any]) -> str:
+    """The folder that holds just what was identified: of a hub id, the snapshot of its commit."""
+    if "hub" not in content:
+        return str(Path(path).expanduser())
+    from huggingface_hub import snapshot_download
+
+    return str(snapshot_download(content["hub"], revision=content["commit"]))
 
 
 def classifier_content(path: str, layout: Layout) -> dict[str, Any]:
     """The content of a sequence classifier's folder or hub id (plain data)."""
-    return _content(path, None, layout)
+    return _content(path, None, layout, False)
 
 
-def _content(path: str, revision: str | None, layout: Layout) -> dict[str, Any]:
+def _content(path: str, revision: str | None, layout: Layout, code: bool) -> dict[str, Any]:
     folder = Path(path).expanduser()
     if folder.is_dir():
-        return {"files": _digests(folder, layout)}
-    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        return {"files": _digests(folder, layout, (*WANTED, ".py") if code else WANTED)}
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
         raise ModelError(f"there is no model folder {path}")
     return {"hub": path, "commit": _commit(path, revision)}
 
 
-def _digests(folder: Path, layout: Layout) -> dict[str, str]:
+def _digests(folder: Path, layout: Layout, wanted: tuple[str, ...]) -> dict[str, str]:
     """sha256 of each file; remembered by path, size and time, since weights can be large."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix in WANTED)
+    paths = sorted(path for path in folder.iterdir() if path.suffix in wanted)
     if not any(path.suffix == ".safetensors" for path in paths):
         raise ModelError(
             f"{folder} holds no .safetensors file; ablate loads weights in that format only "

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ablate.config.dataset import LocalConfig
 from ablate.config.identity import digest
 from ablate.config.levels import read_level
 from ablate.config.objective import objective_config
@@ -113,7 +112,7 @@ class _Planner:
             "dtype": model.dtype,
         }
 
-    def sft(self, seed: int) -> Stage:
+    def sft(self, seed: int, role: str = "") -> Stage:
         params = {
             "model": self.base_model(),
             "sft": self.run.base_model.sft.identity(),
@@ -123,7 +122,7 @@ class _Planner:
         }
         if self.run.base_model.sft.steps > 0:
             params["demonstrations"] = self.dataset.identity("sft")
-        return self.stage("sft", params, {})
+        return self.stage("sft", params, {}, role)
 
     def pool(self, split: str, policy: Stage, seed: int) -> Stage:
         params: dict[str, Any] = {"split": split, "prompts": self.dataset.identity(split)}
@@ -153,7 +152,7 @@ class _Planner:
         if judge.kind != "preference":
             return {}
         assert judge.training is not None
-        policy = self.sft(0)
+        policy = self.sft(0, "judge")
         pool = self.pool("judge", policy, 0)
         model = self.learnt(judge.training, "judge", pool, self.labels("judge", pool), policy, 0)
         return {"judge": model}
@@ -186,7 +185,6 @@ class _Planner:
                 "epochs": training.epochs,
                 "max_steps": None,
                 "select_checkpoint": "last",
-                "loss_floor": None,
             }
         inputs = {"pool": pool, "labels": labels, "init": init}
         return self.stage("reward_model", params, inputs, role)
@@ -247,12 +245,12 @@ class _Planner:
             inputs["select"] = self.stage(
                 "select", self.answering(["valid"]), {"policy": policy, **judge}
             )
-        return self.stage("evaluation", {**answering, "reward": reward}, inputs)
+        labelled = "given" if self.dataset.has_responses else "judge"
+        params = {**answering, "reward": reward, "labels": labelled}
+        return self.stage("evaluation", params, inputs)
 
     def splits(self) -> list[str]:
-        local = isinstance(self.run.dataset, LocalConfig)
-        without_ood = local and self.run.dataset.ood_path is None  # type: ignore[union-attr]
-        return ["valid", "test"] if without_ood else ["valid", "test", "ood"]
+        return [split for split in ("valid", "test", "ood") if self.dataset.prompts(split)]
 
     def answering(self, splits: list[str]) -> dict[str, Any]:
         """Parameters of a stage that answers held-out prompts and has the answers judged."""
@@ -264,7 +262,11 @@ class _Planner:
         }
         return {
             "splits": {
-                split: {"prompts": self.dataset.identity(split), "num": sizes[split]}
+                # no more than there are: asking for more is the same evaluation
+                split: {
+                    "prompts": self.dataset.identity(split),
+                    "num": min(sizes[split], len(self.dataset.prompts(split))),
+                }
                 for split in splits
             },
             "samples_per_prompt": evaluation.samples_per_prompt,

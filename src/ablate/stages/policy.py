@@ -74,7 +74,7 @@ def run(context: Context) -> None:
             "weights": weights_digest(context.out / f"step-{last}"),
             "groups": len(groups),
             "responses": sum(len(group.response_ids) for group in groups),
-            "tokens": int(result.steps["tokens"].sum()) if len(result.steps) else 0,
+            "tokens": int(result.steps["tokens"].iloc[-1]) if len(result.steps) else 0,
             "seconds": time.monotonic() - started,
         },
     )

@@ -39,7 +39,7 @@ def run(context: Context) -> None:
         check_lengths(
             (len(prompt) + room for prompt in ids.values()),
             context_length(model),
-            "prompt with max_new_tokens",
+            "prompt with room for its answer",
         )
         sampled = sample_responses(
             model,

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ablate.config.dataset import DatasetConfig, LocalConfig
@@ -14,34 +15,58 @@ MEASURED = 64
 
 
 def check_data(run: RunConfig) -> None:
-    """Opens the dataset (a local file is read and checked in full) and compares K with it.
+    """Opens the dataset (a local file is read and checked in full) and compares the run with it.
 
     Raises:
-        DataError: responses that fall short of K, scores where there is only an order, or too few
-            prompts in a split.
+        DataError: responses that fall short of K, scores where there is only an order, too few
+            prompts or labels in a split.
+        ModelError: a sequence that is longer than the model's context.
     """
     dataset = _open(run.dataset)
     if isinstance(run.dataset, LocalConfig):
         _check_counts(run, dataset)
+        _check_labels(run, dataset)
         if run.reward.kind == "gold" and not dataset.has_scores:
             raise DataError(
                 f"{run.dataset.path} says only which response is better; reward=gold needs scores. "
                 "Use reward=labels, reward=explicit or reward=implicit"
             )
     _check_context(run, dataset)
-    learnt = run.reward.training is not None and run.reward.path is None
-    for split, wanted in (("train", True), ("reward", learnt)):
-        if wanted and not dataset.prompts(split):
+    wanted = ["train", "test"]
+    if run.training.select_checkpoint == "valid":
+        wanted.append("valid")
+    for split in wanted:
+        if not dataset.prompts(split):
             raise DataError(f"dataset={run.dataset.name} has no prompts in the split '{split}'")
+
+
+def _check_labels(run: RunConfig, dataset: PreferenceDataset) -> None:
+    """Learnt rewards and judges need comparisons, beside those held out to measure them."""
+    needed = {"train": 1}
+    if run.reward.training is not None and run.reward.path is None:
+        needed["reward"] = 2
+    if run.judge.kind == "preference":
+        needed["judge"] = 2
+    for split, least in needed.items():
+        labels: dict[str, set[float]] = {}
+        for item in dataset.responses(split):
+            labels.setdefault(item.prompt_id, set()).add(item.score)
+        untied = sum(len(scores) > 1 for scores in labels.values())
+        if untied < least:
+            share = "" if split == "train" else f"; raise dataset.{split}_share"
+            raise DataError(
+                f"the split '{split}' of dataset={run.dataset.name} has {untied} prompts whose "
+                f"responses differ in score, and needs at least {least}{share}"
+            )
 
 
 def _check_context(run: RunConfig, dataset: PreferenceDataset) -> None:
     """Compares the longest sequences with the model's context, before any stage starts."""
-    count, limit = _token_counter(run, dataset)
+    of_prompt, of_response, limit = _token_counters(run, dataset)
     if limit is None:
         return
     prompts = [prompt for split in SPLITS for prompt in dataset.prompts(split)]
-    longest = max(map(count, _longest([prompt.text for prompt in prompts])), default=0)
+    longest = max(map(of_prompt, _longest([prompt.text for prompt in prompts])), default=0)
     room = run.evaluation.sampling.max_new_tokens
     if not dataset.has_responses:
         room = max(room, run.dataset.pool.sampling.max_new_tokens)
@@ -52,28 +77,38 @@ def _check_context(run: RunConfig, dataset: PreferenceDataset) -> None:
             item for split in ("train", "reward", "judge") for item in dataset.responses(split)
         ]
         pairs = _longest([(texts[item.prompt_id], item.text) for item in given])
-        longest = max((count(prompt) + count(text) for prompt, text in pairs), default=0)
+        longest = max((of_prompt(p) + of_response(r) for p, r in pairs), default=0)
         _refuse_long(longest, limit, "the longest prompt with its response")
 
 
-def _token_counter(
+def _token_counters(
     run: RunConfig, dataset: PreferenceDataset
-) -> tuple[Callable[[str], int], int | None]:
-    """Tokens of a text with its prompt's or response's special tokens, and the context length."""
+) -> tuple[Callable[[str], int], Callable[[str], int], int | None]:
+    """Tokens of a prompt and of a response with their special tokens, and the context length."""
     model = run.base_model
     if model.kind == "scratch":
         # the tokenizers that ablate builds: one token per word or per byte, two around a prompt
-        if dataset.vocabulary is not None:
-            return lambda text: len(text.split()) + 2, model.context_length
-        return lambda text: len(text.encode()) + 2, model.context_length
+        # and one after a response
+        words = dataset.vocabulary is not None
+
+        def size(text: str) -> int:
+            return len(text.split() if words else text.encode())
+
+        return lambda text: size(text) + 2, lambda text: size(text) + 1, model.context_length
 
     from ablate.models.loading import context_of_path
-    from ablate.models.tokenizer import encode_prompt, load_tokenizer
+    from ablate.models.tokenizer import encode_prompt, encode_response, load_tokenizer
 
     assert model.path is not None
-    limit = context_of_path(model.path, model.revision, model.trust_remote_code)
-    tokenizer = load_tokenizer(model.path, model.revision, model.trust_remote_code)
-    return lambda text: len(encode_prompt(tokenizer, text)), model.context_length or limit
+    path = str(Path(model.path).expanduser())
+    own = context_of_path(path, model.revision, model.trust_remote_code)
+    tokenizer = load_tokenizer(path, model.revision, model.trust_remote_code)
+    limits = [limit for limit in (own, model.context_length) if limit is not None]
+    return (
+        lambda text: len(encode_prompt(tokenizer, text)),
+        lambda text: len(encode_response(tokenizer, text)),
+        min(limits, default=None),
+    )
 
 
 def _longest(texts: list[Any]) -> list[Any]:

@@ -37,6 +37,7 @@ from ablate.stages.common import (
     within,
 )
 from ablate.stages.context import Context, Report
+from ablate.stages.external import model_folder
 from ablate.store.files import write_json
 from ablate.store.tables import read_table, write_table
 from ablate.training.groups import Group
@@ -143,7 +144,7 @@ def _initial_folder(context: Context, training: RewardTraining) -> Path:
         return init
     if base.kind == "hf":
         assert base.path is not None
-        return Path(base.path).expanduser()
+        return Path(model_folder(base.path, context.params["base"]["content"]))
     tokenizer = load_tokenizer(str(init))
     folder = context.out / "work" / "base"
     folder.parent.mkdir(parents=True, exist_ok=True)

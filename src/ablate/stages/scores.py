@@ -14,7 +14,7 @@ def run(context: Context) -> None:
     """Writes scores.parquet (prompt_id, index, raw, score) and result.json with the scale.
 
     `score` is `raw` over the scale. result.json also tells how well the source agrees with the
-    labels: accuracy over untied within-prompt pairs and the mean correlation.
+    labels: accuracy over untied within-prompt pairs and the correlation over all.
     """
     reward = context.params["reward"]
     pool = read_pool(context.inputs["pool"])

@@ -18,6 +18,7 @@ from ablate.models.tokenizer import (
 )
 from ablate.stages.common import MODEL, RESULT, STEPS
 from ablate.stages.context import Context
+from ablate.stages.external import model_folder
 from ablate.store.files import write_json
 from ablate.store.tables import write_table
 from ablate.training.sft import train_sft
@@ -33,10 +34,10 @@ def run(context: Context) -> None:
         model = build_model(base, tokenizer, seed, device=context.run.runtime.device)
     else:
         assert base.path is not None
-        tokenizer = load_tokenizer(base.path, base.revision, base.trust_remote_code)
-        model = load_model(
-            base.path, base.dtype, base.revision, base.trust_remote_code, context.run.runtime.device
-        )
+        folder = model_folder(base.path, context.params["model"]["content"])
+        code = base.trust_remote_code
+        tokenizer = load_tokenizer(folder, None, code)
+        model = load_model(folder, base.dtype, None, code, context.run.runtime.device)
     result: dict[str, float] = {"steps": 0}
     sft = SFT.model_validate(context.params["sft"])
     if sft.steps > 0:

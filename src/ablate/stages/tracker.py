@@ -38,10 +38,8 @@ class WandbTracker:
     online run resumes under it.
     """
 
-    def __init__(
-        self, run: RunConfig, identity: str, name: str, folder: Path, attempt: int
-    ) -> None:
-        self.id: str | None = f"{identity[:16]}-{attempt}"
+    def __init__(self, run: RunConfig, mirror: str, name: str, folder: Path) -> None:
+        self.id: str | None = mirror
         self.run_config, self.name, self.folder = run, name, folder
         self._run: Any = None
 
@@ -91,8 +89,25 @@ class WandbTracker:
         return self._run
 
 
-def open_tracker(run: RunConfig, identity: str, name: str, folder: Path, attempt: int) -> Tracker:
+def check_tracker(run: RunConfig) -> None:
+    """Refuses an online tracker without a key, before any work.
+
+    Raises:
+        ConfigError: nobody is logged in.
+    """
+    if run.tracker.mode != "online":
+        return
+    import wandb
+
+    if not wandb.login(prompt=False):
+        raise ConfigError(
+            f"tracker={run.tracker.name} needs a login: run `wandb login`, or use "
+            "tracker=wandb_offline or tracker=none"
+        )
+
+
+def open_tracker(run: RunConfig, mirror: str, name: str, folder: Path) -> Tracker:
     """The tracker that the run asks for."""
     if run.tracker.mode == "none":
         return NoTracker()
-    return WandbTracker(run, identity, name, folder, attempt)
+    return WandbTracker(run, mirror, name, folder)

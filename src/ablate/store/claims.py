@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ablate.store.files import write_json
+from ablate.store.files import alive, write_json
 
 HEARTBEAT_SECONDS = 15.0
 SILENCE_SECONDS = 180.0
@@ -86,15 +86,7 @@ def owner_is_dead(path: Path) -> bool:
         owner = json.loads((path / "owner.json").read_text())
     except (OSError, ValueError):
         return False
-    if owner["host"] != socket.gethostname():
-        return False
-    try:
-        os.kill(owner["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    return owner["host"] == socket.gethostname() and not alive(owner["pid"])
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,8 +107,30 @@ def _flush_directory(path: Path) -> None:
 def scratch(parent: Path, prefix: str) -> Iterator[Path]:
     """A private directory that is gone afterwards unless it was renamed away."""
     parent.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(dir=parent, prefix=f"{prefix}-"))
+    owner = f"{socket.gethostname()}.{os.getpid()}"
+    path = Path(tempfile.mkdtemp(dir=parent, prefix=f"{prefix}@{owner}@"))
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def clear_abandoned(parent: Path) -> None:
+    """Removes private directories of processes of this host that were killed."""
+    if not parent.is_dir():
+        return
+    for path in parent.iterdir():
+        host, _, pid = path.name.rpartition("@")[0].rpartition("@")[2].rpartition(".")
+        if host == socket.gethostname() and pid.isdigit() and not alive(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this host exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

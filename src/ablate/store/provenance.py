@@ -59,11 +59,11 @@ def _git(folder: Path) -> dict[str, Any] | None:
         result = subprocess.run(
             ["git", "-C", str(folder), *words], capture_output=True, text=True, check=False
         )
-        return result.stdout.strip()
+        return result.stdout
 
     diff = git("diff", "HEAD")
     return {
-        "commit": git("rev-parse", "HEAD") or None,
+        "commit": git("rev-parse", "HEAD").strip() or None,
         "dirty_files": sorted(
             line[3:] for line in git("status", "--porcelain").splitlines() if line
         ),

@@ -172,21 +172,21 @@ def _grid(rows: Sequence[Any], fill: float, dtype: torch.dtype) -> Tensor:
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=dtype)
 
 
-def prompt_group(batch: dict[str, Tensor], logps: Tensor, tokens: Tensor | None) -> PromptGroup:
+def prompt_group(batch: dict[str, Tensor], logps: Tensor, **computed: Tensor) -> PromptGroup:
     """The objective's view of a micro-batch.
 
     Args:
         logps: float32[B, K], log π_θ of each response (0 where absent).
-        tokens: float32[B, K, T] of the same by token, or None.
+        computed: further fields of the group that come from the model.
     """
     names = ("ref_logps", "rewards", "ranks", "lengths", "mask", "pairing_key")
     known = {name: batch[name] for name in names if name in batch}
     return PromptGroup(
         policy_logps=logps,
-        token_logps=tokens,
         token_ref_logps=batch.get("token_ref_logps"),
         kl_logps=batch.get("kl_logps"),
         kl_ref_logps=batch.get("kl_ref_logps"),
         kl_mask=batch["mask"] if "kl_logps" in batch else None,
         **known,
+        **computed,
     )

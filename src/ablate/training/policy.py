@@ -1,5 +1,6 @@
 """Preference training of a policy: step metrics, complete checkpoints, divergence as a result."""
 
+import copy
 import math
 import tempfile
 import time
@@ -89,7 +90,8 @@ def train_policy(
     """Train `model` in place on groups of responses.
 
     The initial weights are the reference wherever a reference log-prob is missing: for
-    mismatched pairs and for objectives over tokens. Checkpoints are whole model folders
+    mismatched pairs and for objectives over tokens. A loss under `objective.loss_floor`, or one
+    that is not finite, ends the training as diverged. Checkpoints are whole model folders
     `work_dir/checkpoints/step-00050` (adapters merged), there after every `checkpoint_every`
     steps and after the last. Same arguments, same weights on the same machine and thread count.
     With several processes, a last batch that does not divide is filled up from the first.
@@ -114,6 +116,8 @@ def train_policy(
     micro_batch(optimisation)
     order, steps = _plan(len(groups), training, seed)
     groups = _with_reference(model, tokenizer, groups, objective)
+    # whole distributions of the reference are too many to store: a frozen copy computes them anew
+    reference = copy.deepcopy(model).requires_grad_(False) if objective.needs.token_kl else None
     collator = _collator(model, tokenizer, groups, order, objective, training.batch_size)
     narrow = next(model.parameters()).dtype != torch.float32
     if narrow and lora is None:
@@ -137,11 +141,20 @@ def train_policy(
             model=model,
             mixed_bf16=narrow,
         )
-        watch = _Watch(training, work_dir / "checkpoints", tokenizer, saved_dtype, report, log)
+        watch = _Watch(
+            training,
+            objective.config.loss_floor,
+            work_dir / "checkpoints",
+            tokenizer,
+            saved_dtype,
+            report,
+            log,
+        )
         trainer = RPOTrainer(
             model,
             arguments,
             objective=objective,
+            reference=reference,
             collator=collator,
             num_positions=len(order),
             tokenizer=tokenizer,
@@ -235,6 +248,7 @@ class _Watch(TrainerCallback):
     def __init__(
         self,
         training: TrainingConfig,
+        loss_floor: float | None,
         folder: Path,
         tokenizer: PreTrainedTokenizerBase,
         saved_dtype: torch.dtype | None,
@@ -242,6 +256,7 @@ class _Watch(TrainerCallback):
         log: Log | None,
     ) -> None:
         self.training, self.folder, self.tokenizer = training, folder, tokenizer
+        self.loss_floor = loss_floor
         self.saved_dtype, self.report, self.log = saved_dtype, report, log
         self.trainer: Any = None
         self.rows: list[dict[str, float]] = []
@@ -270,9 +285,8 @@ class _Watch(TrainerCallback):
     def _objection(self, loss: float, norm: float) -> str | None:
         if not math.isfinite(loss):
             return f"the loss is {loss}"
-        floor = self.training.loss_floor
-        if floor is not None and loss < floor:
-            return f"the loss {loss:.6g} is under training.loss_floor={floor:g}"
+        if self.loss_floor is not None and loss < self.loss_floor:
+            return f"the loss {loss:.6g} is under objective.loss_floor={self.loss_floor:g}"
         if not math.isfinite(norm):
             return f"the gradient's norm is {norm}"
         return None

@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ablate.groups import PromptGroup
-from ablate.objectives import Objective, response_scales
+from ablate.objectives import Objective, ObjectiveState, response_scales
 from ablate.training.groups import prompt_group
+from ablate.training.token_kl import token_logps_and_kl
 from ablate.trl_compat.dpo import GroupTrainer
-from ablate.trl_compat.fused_head import token_logps
+from ablate.trl_compat.fused_head import token_logps, token_values
 
 
 class RPOTrainer(GroupTrainer):
@@ -20,14 +21,25 @@ class RPOTrainer(GroupTrainer):
     The loss is Σ per_prompt / (usable prompts of the global batch), over micro-batches and
     processes. Objectives that couple the prompts of a batch train by two passes: log-probs of the
     whole batch without gradient, ∂loss/∂log π there, then Σ (∂loss/∂log π)·log π by micro-batch.
+    What an objective remembers (`objective_state`) is updated once per step on the global batch,
+    so that every process holds the same.
 
     Legend: B prompts and K responses of a micro-batch, R present responses, T tokens.
     """
 
     def __init__(
-        self, model: Any, arguments: dict[str, Any], *, objective: Objective, **others: Any
+        self,
+        model: Any,
+        arguments: dict[str, Any],
+        *,
+        objective: Objective,
+        reference: Any = None,
+        **others: Any,
     ) -> None:
         self.objective = objective
+        self.objective_state = ObjectiveState(objective)
+        #: frozen model, for objectives that need its whole distributions
+        self.reference = reference
         self.last_grad_norm: float | None = None
         #: loss of the global batch where it comes from the first of two passes
         self.window_loss: Tensor | None = None
@@ -36,7 +48,8 @@ class RPOTrainer(GroupTrainer):
         self._metrics_seen: list[dict[str, float]] = []
         self._share = 1.0
         self._tokens = 0
-        super().__init__(model, arguments, **others)
+        head = ("log_sum_sq_probs",) if objective.needs.log_sum_sq else ()
+        super().__init__(model, arguments, head_outputs=head, **others)
 
     # -- one optimizer step ----------------------------------------------------------------
 
@@ -54,14 +67,24 @@ class RPOTrainer(GroupTrainer):
         alone = len(batches) == 1 and self.accelerator.num_processes == 1
         if self.objective.batch_coupled and not alone:
             return batches, self._couple(batches)
+        if self.objective.stateful:
+            # which prompts are left out depends on the policy: the batch counts its own
+            return batches, None
         usable = torch.stack([self._usable(batch).sum() for batch in batches]).sum()
         return batches, self._total(usable)
 
     def _usable(self, batch: dict[str, Tensor]) -> Tensor:
         """bool[B]: which prompts have something to compare; does not depend on the policy."""
-        grid = torch.zeros(batch["mask"].shape, device=batch["mask"].device)
-        tokens = self._token_grid(batch, None) if self.objective.needs.tokens else None
-        return self.objective.usable(prompt_group(batch, grid, tokens))
+        shape, device = batch["mask"].shape, batch["mask"].device
+        needs, computed = self.objective.needs, {}
+        tokens = torch.zeros(*shape, int(batch["lengths"].max()), device=device)
+        for name, wanted in (("token_logps", needs.tokens), ("token_kl", needs.token_kl)):
+            if wanted:
+                computed[name] = tokens
+        if needs.log_sum_sq:
+            computed["log_sum_sq"] = torch.zeros(shape, device=device)
+        grid = torch.zeros(shape, device=device)
+        return self.objective.usable(prompt_group(batch, grid, **computed))
 
     def _add_mismatched(self, batch: dict[str, Tensor]) -> None:
         """Log-probs of (prompt, another prompt's response), without gradient, as [B, K]."""
@@ -74,14 +97,12 @@ class RPOTrainer(GroupTrainer):
     def _couple(self, batches: list[dict[str, Tensor]]) -> Tensor:
         """First pass: ∂loss/∂log π of the global batch, stored with each micro-batch."""
         with torch.no_grad():
-            local = [
-                prompt_group(batch, self._logps(self.model_wrapped, batch)[0], None)
-                for batch in batches
-            ]
+            local = [self._group(self.model_wrapped, batch) for batch in batches]
         pieces, mine = self._gathered(local)
         whole = _concatenate(pieces)
-        output = self.objective(whole)
-        scales = response_scales(self.objective, whole)
+        state = self.objective_state.update(whole)
+        output = self.objective(whole, state)
+        scales = response_scales(self.objective, whole, state)
         start = mine
         for batch in batches:
             rows, columns = batch["mask"].shape
@@ -108,17 +129,22 @@ class RPOTrainer(GroupTrainer):
     def _compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False
     ) -> Tensor:
-        logps, tokens = self._logps(model, inputs)
+        group = self._group(model, inputs)
         processes = self.accelerator.num_processes
         self._tokens += inputs["input_ids"].numel()
-        group = prompt_group(inputs, logps, tokens)
         self._seen.append(_detached(group))
         if "scales" in inputs and self.window_loss is not None:
+            logps = group.policy_logps
             surrogate = (inputs["scales"].to(logps.dtype) * logps).sum() * processes
             # the value is this micro-batch's share of the loss, the gradient the surrogate's
             return surrogate - surrogate.detach() + self.window_loss * self._share
-        output = self.objective(group)
+        if self.objective.stateful:
+            self.objective_state.update(self._seen[-1])
+        output = self.objective(group, self.objective_state.values)
         self._metrics_seen.append(output.metrics)
+        if self.objective.batch_coupled:
+            # alone in its step: this micro-batch is the global batch, aggregated as the slot says
+            return output.loss
         if self.objective.batch_coupled:
             # alone in its step: this micro-batch is the global batch, aggregated as the slot says
             return output.loss
@@ -127,11 +153,21 @@ class RPOTrainer(GroupTrainer):
         # DDP averages gradients over processes, while the denominator counts all their prompts
         return output.per_prompt.sum() / usable.clamp(min=1) * processes
 
-    def _logps(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """float32[B, K] log-probs (0 where absent), and [B, K, T] where the objective asks."""
-        values = self._row_logps(model, batch, "")
-        tokens = self._token_grid(batch, values) if self.objective.needs.tokens else None
-        return self._to_grid(batch, values.sum(dim=1)), tokens
+    def _group(self, model: Any, batch: dict[str, Tensor]) -> PromptGroup:
+        """The micro-batch with all that the objective needs to know of the policy."""
+        needs, computed = self.objective.needs, {}
+        ids, shown = batch["input_ids"], batch["completion_mask"]
+        if needs.token_kl:
+            values, divergence = token_logps_and_kl(model, self.reference, ids, shown)
+            computed["token_kl"] = self._token_grid(batch, divergence)
+        elif needs.log_sum_sq:
+            values, squares = token_values(model, ids, shown, ("log_probs", "log_sum_sq_probs"))
+            computed["log_sum_sq"] = self._to_grid(batch, squares.sum(dim=1))
+        else:
+            values = self._row_logps(model, batch, "")
+        if needs.tokens:
+            computed["token_logps"] = self._token_grid(batch, values)
+        return prompt_group(batch, self._to_grid(batch, values.sum(dim=1)), **computed)
 
     @staticmethod
     def _row_logps(model: Any, batch: dict[str, Tensor], prefix: str) -> Tensor:
@@ -145,12 +181,10 @@ class RPOTrainer(GroupTrainer):
         return flat.index_put((batch["cell"],), values).view(batch["mask"].shape)
 
     @staticmethod
-    def _token_grid(batch: dict[str, Tensor], values: Tensor | None) -> Tensor:
+    def _token_grid(batch: dict[str, Tensor], values: Tensor) -> Tensor:
         """[R, L - 1] with the prompt in front → [B, K, T] from the response's first token."""
         shown = batch["completion_mask"][:, 1:]
         length = int(batch["lengths"].max())
-        if values is None:
-            return torch.zeros(*batch["mask"].shape, length, device=shown.device)
         first = shown.int().argmax(dim=1, keepdim=True)
         place = first + torch.arange(length, device=shown.device)
         inside = place < shown.shape[1]
@@ -177,7 +211,7 @@ class RPOTrainer(GroupTrainer):
         own = metrics[0] if len(metrics) == 1 and len(seen) == 1 else None
         if own is None or self.accelerator.num_processes > 1:
             with torch.no_grad():
-                own = self.objective(whole).metrics
+                own = self.objective(whole, self.objective_state.values).metrics
         tokens = torch.tensor(float(self._tokens), device=whole.policy_logps.device)
         return {
             "prompts": float(whole.num_prompts),
@@ -217,8 +251,9 @@ def _response_metrics(group: PromptGroup) -> dict[str, float]:
 
 
 def _detached(group: PromptGroup) -> PromptGroup:
-    tokens = None if group.token_logps is None else group.token_logps.detach()
-    return replace(group, policy_logps=group.policy_logps.detach(), token_logps=tokens)
+    names = ("policy_logps", "token_logps", "token_kl", "log_sum_sq")
+    values = {name: getattr(group, name) for name in names}
+    return replace(group, **{n: value.detach() for n, value in values.items() if value is not None})
 
 
 def _concatenate(groups: list[PromptGroup]) -> PromptGroup:

@@ -62,6 +62,7 @@ class GroupTrainer(QuietTrainer, DPOTrainer):
         tokenizer: Any,
         callbacks: list[TrainerCallback],
         peft_config: Any = None,
+        head_outputs: tuple[str, ...] = (),
     ) -> None:
         check_version()
         config = DPOConfig(**arguments, precompute_ref_log_probs=True, max_length=None)
@@ -77,7 +78,7 @@ class GroupTrainer(QuietTrainer, DPOTrainer):
             )
         silence(self)
         # TRL's head also computes entropies and top-1 hits, which nothing here reads
-        fused_head.attach(self.model)
+        fused_head.attach(self.model, head_outputs)
 
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: Any, dataset_name: str

@@ -13,8 +13,8 @@ def base_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def attach(model: Any) -> None:
-    """Give the model TRL's fused head, once, computing log-probabilities and nothing else.
+def attach(model: Any, more: tuple[str, ...] = ()) -> None:
+    """Give the model TRL's fused head, once, computing log-probabilities and `more` per token.
 
     `add_fused_lm_head` replaces `model.forward` on the instance and wraps whatever stands there,
     so an earlier one is taken off first. The head's product runs in float32 for models in a
@@ -25,7 +25,7 @@ def attach(model: Any) -> None:
     base = base_of(model)
     detach(base)
     narrow = base.get_output_embeddings().weight.dtype != torch.float32
-    add_fused_lm_head(base, outputs=("log_probs",), cast_lm_head_to_fp32=narrow)
+    add_fused_lm_head(base, outputs=("log_probs", *more), cast_lm_head_to_fp32=narrow)
 
 
 def detach(model: Any) -> None:
@@ -58,7 +58,13 @@ def token_logps(model: Any, input_ids: Tensor, completion_mask: Tensor) -> Tenso
         float32[R, L - 1]: log π(token t + 1 | tokens up to t), 0 outside the response. No
         attention mask is needed: in a causal model, padding on the right is seen by nobody.
     """
+    return token_values(model, input_ids, completion_mask, ("log_probs",))[0]
+
+
+def token_values(
+    model: Any, input_ids: Tensor, completion_mask: Tensor, names: tuple[str, ...]
+) -> list[Tensor]:
+    """As `token_logps`, for several fields of the fused head's output that it was given."""
     labels = input_ids.masked_fill(~completion_mask, -100)
     output = model(input_ids=input_ids, labels=labels, fused_lm_head=True, use_cache=False)
-    values: Tensor = output.log_probs[:, -(input_ids.shape[1] - 1) :]
-    return values.float()
+    return [output[name][:, -(input_ids.shape[1] - 1) :].float() for name in names]

@@ -24,6 +24,10 @@ class LocalLauncher(Launcher):
     """
 
     def __init__(self, workers: int | None) -> None:
+        from ablate.errors import ConfigError
+
+        if workers is not None and workers < 1:
+            raise ConfigError(f"hydra.launcher.workers={workers} must be at least 1 (or null)")
         self.workers = workers
 
     def setup(
