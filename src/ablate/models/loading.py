@@ -171,8 +171,7 @@ def context_length(model: PreTrainedModel) -> int | None:
 
 def context_of_path(path: str, revision: str | None, trust_remote_code: bool) -> int | None:
     """Longest sequence that the model of a folder or hub id takes, without loading its weights."""
-    if os.path.isdir(os.path.expanduser(path)):
-        _check_folder(path)
+    _check_folder(path)
     try:
         config = AutoConfig.from_pretrained(
             path, revision=revision, trust_remote_code=trust_remote_code

@@ -47,7 +47,7 @@ _REFERENCE_BATCH_TOKENS = 16384
 
 @dataclass(frozen=True)
 class Divergence:
-    """Why a run was stopped before the update of `step`; a result, not a failure."""
+    """Why a run was stopped, before the update of `step` or by it; a result, not a failure."""
 
     step: int
     reason: str
@@ -294,6 +294,9 @@ class _Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         step, row = state.global_step, self.rows[-1]
         if step % self.training.checkpoint_every == 0 or step == state.max_steps:
+            reason = self.trainer.probe()
+            if reason is not None:
+                raise _Diverged(step, f"after its update {reason}")
             folder = self.folder / f"step-{step:05d}"
             save_checkpoint(self.trainer, self.tokenizer, folder, self.saved_dtype)
             self.checkpoints.append((step, folder))

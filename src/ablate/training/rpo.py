@@ -47,7 +47,8 @@ class RPOTrainer(GroupTrainer):
         self._seen: list[PromptGroup] = []
         self._metrics_seen: list[dict[str, float]] = []
         self._share = 1.0
-        self._tokens = 0
+        self._tokens: Tensor | int = 0
+        self._last_inputs: dict[str, Tensor] | None = None
         head = ("log_sum_sq_probs",) if objective.needs.log_sum_sq else ()
         super().__init__(model, arguments, head_outputs=head, **others)
 
@@ -131,7 +132,8 @@ class RPOTrainer(GroupTrainer):
     ) -> Tensor:
         group = self._group(model, inputs)
         processes = self.accelerator.num_processes
-        self._tokens += inputs["input_ids"].numel()
+        self._tokens += _row_lengths(inputs["completion_mask"]).sum()
+        self._last_inputs = inputs
         self._seen.append(_detached(group))
         if "scales" in inputs and self.window_loss is not None:
             logps = group.policy_logps
@@ -201,7 +203,8 @@ class RPOTrainer(GroupTrainer):
         Beside the objective's own: `log_ratio` is the mean of log π/π_ref over the responses,
         `kl_ref_policy` the estimate of KL(π_ref ‖ π) from them (π/π_ref − 1 − log π/π_ref:
         unbiased for responses drawn from the reference, never negative), `length` their mean
-        number of tokens, `tokens` all tokens computed so far, padding included.
+        number of tokens, `tokens` those of all prompts and responses so far, without padding (a
+        prompt counts once for each of its responses).
         """
         seen, metrics = self._seen, self._metrics_seen
         self._seen, self._metrics_seen = [], []
@@ -212,7 +215,8 @@ class RPOTrainer(GroupTrainer):
         if own is None or self.accelerator.num_processes > 1:
             with torch.no_grad():
                 own = self.objective(whole, self.objective_state.values).metrics
-        tokens = torch.tensor(float(self._tokens), device=whole.policy_logps.device)
+        device = whole.policy_logps.device
+        tokens = torch.as_tensor(self._tokens, dtype=torch.float64, device=device)
         return {
             "prompts": float(whole.num_prompts),
             **_response_metrics(whole),
@@ -226,6 +230,29 @@ class RPOTrainer(GroupTrainer):
         self.last_grad_norm = float(norm)
         return self.last_grad_norm
 
+    def probe(self) -> str | None:
+        """What is wrong with the weights as they are now, or None.
+
+        Loss and gradient of the last micro-batch once more: weights that an update has blown up
+        may be finite and still give neither (sharded models: the loss alone is tried).
+        """
+        assert self._last_inputs is not None
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        # a replica's forward outside its wrapper starts no reduction that would wait for an end
+        model = self.model_wrapped if sharded else self.accelerator.unwrap_model(self.model)
+        with self.compute_loss_context_manager(), torch.set_grad_enabled(not sharded):
+            group = self._group(model, self._last_inputs)
+            loss = self.objective(group, self.objective_state.values).loss
+        good = torch.isfinite(loss.detach())
+        if not sharded:
+            parameters = [p for p in model.parameters() if p.requires_grad]
+            for gradient in torch.autograd.grad(loss, parameters, allow_unused=True):
+                if gradient is not None:
+                    good = good & torch.isfinite(gradient).all()
+        # every process must come to the same verdict
+        bad = self._total((~good).to(torch.float32).reshape(()))
+        return None if bad.item() == 0 else "loss and gradient are no longer finite"
+
     def step_loss(self) -> float:
         """Loss of the global batch whose gradient is ready, averaged over processes."""
         return float(self.accelerator.reduce(self._tr_loss.clone(), reduction="mean"))
@@ -233,6 +260,12 @@ class RPOTrainer(GroupTrainer):
     def _total(self, count: Tensor) -> Tensor:
         total: Tensor = self.accelerator.reduce(count, reduction="sum")
         return total
+
+
+def _row_lengths(completion: Tensor) -> Tensor:
+    """int[R]: tokens of each row up to its response's end, from bool[R, L]."""
+    places = torch.arange(1, completion.shape[1] + 1, device=completion.device)
+    return (completion * places).amax(dim=1)
 
 
 def _response_metrics(group: PromptGroup) -> dict[str, float]:
