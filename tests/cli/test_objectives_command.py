@@ -18,8 +18,8 @@ from ablate.config.objective import objective_config
 from ablate.errors import ConfigError
 
 LEVELS = level_names("objective")
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "objectives.md"
-REGENERATE = "python -m ablate objectives --into docs/objectives.md"
+DOCS = Path(__file__).resolve().parents[2] / "README.md"
+REGENERATE = "python -m ablate objectives --into README.md"
 
 
 def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
