@@ -8,6 +8,7 @@ from trl.trainer import dpo_trainer, reward_trainer, utils
 
 from ablate.trl_compat import version as version_module
 from ablate.trl_compat.dpo import OVERRIDDEN, SOURCE_MARKERS, GroupTrainer
+from ablate.trl_compat.positions import PositionsTrainer
 from ablate.trl_compat.version import SUPPORTED_TRL, TRLVersionError, check_version
 
 
@@ -34,7 +35,8 @@ def test_lines_that_are_relied_on_are_still_there(marker):
 def test_every_private_method_that_is_overridden_is_listed():
     own = {
         name
-        for name, value in vars(GroupTrainer).items()
+        for part in (GroupTrainer, PositionsTrainer)
+        for name, value in vars(part).items()
         if inspect.isfunction(value) and hasattr(DPOTrainer, name) and name != "__init__"
     }
     assert own - set(OVERRIDDEN) == {"floating_point_ops"}

@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer import dpo_trainer
 
 from ablate.trl_compat import fused_head
-from ablate.trl_compat.quiet import QuietTrainer, silence
+from ablate.trl_compat.positions import PositionsTrainer
+from ablate.trl_compat.quiet import silence
 from ablate.trl_compat.version import check_version
 
 #: what `DPOTrainer` calls or sets and this module overrides or reads; the tests compare it with
@@ -38,7 +38,7 @@ SOURCE_MARKERS = (
 )
 
 
-class GroupTrainer(QuietTrainer, DPOTrainer):
+class GroupTrainer(PositionsTrainer, DPOTrainer):
     """TRL's DPOTrainer as the frame for objectives over groups of K responses.
 
     Kept from TRL: peft and accelerate support, the fused LM head, metrics, callbacks, the loop.
@@ -71,7 +71,7 @@ class GroupTrainer(QuietTrainer, DPOTrainer):
                 model=model,
                 args=config,
                 data_collator=collator,
-                train_dataset=Dataset.from_dict({"index": list(range(num_positions))}),
+                train_dataset=self.positions(num_positions),
                 processing_class=tokenizer,
                 callbacks=callbacks,
                 peft_config=peft_config,
@@ -90,9 +90,6 @@ class GroupTrainer(QuietTrainer, DPOTrainer):
         """Reference log-probs come with the groups."""
         return dataset
 
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["index"]
-
     def compute_loss(
         self,
         model: Any,
@@ -104,17 +101,6 @@ class GroupTrainer(QuietTrainer, DPOTrainer):
         self.num_items_in_batch = num_items_in_batch
         loss: torch.Tensor = self._compute_loss(model, inputs, return_outputs)
         return loss
-
-    def floating_point_ops(self, inputs: Any) -> int:
-        """Not counted: transformers walks over all parameters for it at every micro-batch."""
-        return 0
-
-    def release(self) -> None:
-        """Give the model back as it came: no autocast wrapper, no fused head, gradients freed."""
-        base = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        fused_head.detach(base)
-        base.zero_grad(set_to_none=True)
-        base.eval()
 
 
 @contextmanager

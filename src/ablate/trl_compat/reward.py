@@ -3,15 +3,15 @@
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 from trl import RewardConfig, RewardTrainer
 
-from ablate.trl_compat.quiet import QuietTrainer, quiet, silence
+from ablate.trl_compat.positions import PositionsTrainer
+from ablate.trl_compat.quiet import quiet, silence
 from ablate.trl_compat.version import check_version
 
 
-class TokenRewardTrainer(QuietTrainer, RewardTrainer):
+class TokenRewardTrainer(PositionsTrainer, RewardTrainer):
     """RewardTrainer whose dataset holds positions; the collator looks the examples up.
 
     Batches with `labels` (float[R], one score per sequence) are trained by mean squared error;
@@ -33,7 +33,7 @@ class TokenRewardTrainer(QuietTrainer, RewardTrainer):
             model=model,
             args=RewardConfig(**arguments, max_length=None),
             data_collator=collator,
-            train_dataset=Dataset.from_dict({"index": list(range(num_positions))}),
+            train_dataset=self.positions(num_positions),
             processing_class=tokenizer,
             callbacks=callbacks,
         )
@@ -44,9 +44,6 @@ class TokenRewardTrainer(QuietTrainer, RewardTrainer):
     ) -> Any:
         """Sequences are token ids already."""
         return dataset
-
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["index"]
 
     def compute_loss(
         self,
@@ -75,16 +72,6 @@ class TokenRewardTrainer(QuietTrainer, RewardTrainer):
         """The scores are called `labels`, but they are no tokens to be counted."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         return batches, None
-
-    def floating_point_ops(self, inputs: Any) -> int:
-        """Not counted: transformers walks over all parameters for it at every micro-batch."""
-        return 0
-
-    def release(self) -> None:
-        """Give the model back as it came: no autocast wrapper, gradients freed."""
-        base = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        base.zero_grad(set_to_none=True)
-        base.eval()
 
 
 def classifier_from_causal(path: str, *, pad_token_id: int, seed: int, **kwargs: Any) -> Any:

@@ -2,16 +2,15 @@
 
 from typing import Any
 
-from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from ablate.trl_compat import fused_head
-from ablate.trl_compat.quiet import QuietTrainer, silence
+from ablate.trl_compat.positions import PositionsTrainer
+from ablate.trl_compat.quiet import silence
 from ablate.trl_compat.version import check_version
 
 
-class TokenSFTTrainer(QuietTrainer, SFTTrainer):
+class TokenSFTTrainer(PositionsTrainer, SFTTrainer):
     """SFTTrainer whose dataset holds positions; the collator looks the examples up.
 
     TRL computes the loss: mean over the response tokens of the whole accumulated batch.
@@ -39,22 +38,8 @@ class TokenSFTTrainer(QuietTrainer, SFTTrainer):
             model=model,
             args=config,
             data_collator=collator,
-            train_dataset=Dataset.from_dict({"index": list(range(num_positions))}),
+            train_dataset=self.positions(num_positions),
             processing_class=tokenizer,
             callbacks=callbacks,
         )
         silence(self)
-
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["index"]
-
-    def floating_point_ops(self, inputs: Any) -> int:
-        """Not counted: transformers walks over all parameters for it at every micro-batch."""
-        return 0
-
-    def release(self) -> None:
-        """Give the model back as it came: no autocast wrapper, no fused head, gradients freed."""
-        base = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        fused_head.detach(base)
-        base.zero_grad(set_to_none=True)
-        base.eval()
