@@ -1,22 +1,25 @@
 """Every pair loss of the installed TRL, run through its trainers, is one of our levels."""
 
 from contextlib import contextmanager
-from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
-from trl.experimental.cpo import CPOTrainer
-from trl.experimental.orpo import ORPOTrainer
 from trl.trainer.utils import add_fused_lm_head
+from trl_batches import (
+    TRAINING,
+    WORDS,
+    assert_same_loss_and_gradient,
+    preference_rows,
+    tiny_model,
+    token_logps,
+)
 
 from ablate.config.levels import read_level
 from ablate.models.tokenizer import build_tokenizer
 from ablate.objectives import PromptGroup, make_objective
 
-WORDS = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen"]
 BETA = 0.3
 #: TRL's loss type → our level and the values that are not its defaults
 LOSSES = {
@@ -42,59 +45,23 @@ DIVERGENCES = {
 }
 
 
-def tiny_model(tokenizer, seed):
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        initializer_range=0.5,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlamaForCausalLM(config)
-
-
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory):
     tokenizer = build_tokenizer(WORDS)
-    rows = [
-        {
-            "prompt": "ant bee",
-            "chosen": " " + " ".join(WORDS[: 1 + row]),
-            "rejected": " " + " ".join(reversed(WORDS[row : 7 - row // 2])),
-        }
-        for row in range(6)
-    ]
     arguments = DPOConfig(
         output_dir=str(tmp_path_factory.mktemp("trl")),
         beta=BETA,
         label_smoothing=0.1,
         loss_type=["exo_pair"],  # label smoothing is refused for losses that ignore it
-        report_to=[],
-        use_cpu=True,
-        per_device_train_batch_size=6,
-        gradient_checkpointing=False,
-        bf16=False,
+        **TRAINING,
     )
     return DPOTrainer(
         tiny_model(tokenizer, 0),
         ref_model=tiny_model(tokenizer, 1),
         args=arguments,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list(preference_rows()),
         processing_class=tokenizer,
     )
-
-
-def token_logps(model, batch):
-    """float[rows, T-1]: log-probs of the completion's tokens at the front, zero elsewhere."""
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    logs = logits[:, :-1].float().log_softmax(dim=-1)
-    picked = logs.gather(2, batch["input_ids"][:, 1:, None])[..., 0]
-    mask = batch["completion_mask"][:, 1:].bool()
-    front = (~mask).int().argsort(dim=1, stable=True)
-    return torch.where(mask, picked, torch.zeros_like(picked)).gather(1, front)
 
 
 def log_sum_sq(model, batch):
@@ -126,17 +93,10 @@ def our_group(trainer, batch):
 
 def compare(trainer, level, overrides):
     batch = next(iter(trainer.get_train_dataloader()))
-    parameters = [p for p in trainer.model.parameters() if p.requires_grad]
     theirs = trainer.compute_loss(trainer.model, dict(batch))
-    their_gradient = torch.autograd.grad(theirs, parameters)
     objective = make_objective(level, **{"beta": BETA, **overrides})
     ours = objective(our_group(trainer, batch)).loss
-    our_gradient = torch.autograd.grad(ours, parameters)
-    assert ours.item() == pytest.approx(theirs.item(), rel=2e-5)
-    flat = torch.cat([g.flatten() for g in our_gradient])
-    other = torch.cat([g.flatten() for g in their_gradient])
-    assert other.norm() > 1e-4
-    torch.testing.assert_close(flat / other.norm(), other / other.norm(), rtol=0, atol=1e-5)
+    assert_same_loss_and_gradient(ours, theirs, trainer.model)
 
 
 @pytest.mark.parametrize("loss_type", LOSSES)
@@ -220,11 +180,7 @@ def kto_trainer(request, tmp_path_factory):
         beta=BETA,
         desirable_weight=1.2,
         undesirable_weight=0.7,
-        report_to=[],
-        use_cpu=True,
-        per_device_train_batch_size=6,
-        gradient_checkpointing=False,
-        bf16=False,
+        **TRAINING,
     )
     return KTOTrainer(
         tiny_model(tokenizer, policy),
@@ -264,47 +220,4 @@ def test_kto_with_its_mismatched_pairs(kto_trainer):
     mean = (fixed["kl_logps"] - fixed["kl_ref_logps"]).mean().item()
     assert output.metrics["z0"] == pytest.approx(max(0.0, BETA * mean), rel=1e-5)
     assert abs(mean) > 0.1
-    assert output.loss.item() == pytest.approx(theirs.item(), rel=2e-5)
-    parameters = list(policy.parameters())
-    ours = torch.cat([g.flatten() for g in torch.autograd.grad(output.loss, parameters)])
-    other = torch.cat([g.flatten() for g in torch.autograd.grad(theirs, parameters)])
-    torch.testing.assert_close(ours / other.norm(), other / other.norm(), rtol=0, atol=1e-5)
-
-
-def reference_free_group():
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(1, 9, (7, 2), generator=generator)
-    logps = -3 * torch.rand(7, 2, generator=generator, dtype=torch.float64) * lengths - 0.1
-    rewards = torch.tensor([[1.0, 0.0]]).expand(7, 2)
-    return PromptGroup(policy_logps=logps, rewards=rewards, lengths=lengths)
-
-
-@pytest.mark.parametrize(
-    ("level", "loss_type", "alpha"),
-    [("simpo", "simpo", 0.0), ("alphapo", "simpo", 0.25), ("cpo", "sigmoid", 0.0)],
-)
-def test_reference_free_losses_of_the_cpo_trainer(level, loss_type, alpha):
-    group = reference_free_group()
-    mean = group.policy_logps / (group.lengths if level != "cpo" else 1)
-    trainer = SimpleNamespace(
-        alpha=alpha,
-        beta=2.0,
-        label_smoothing=0.0,
-        loss_type=loss_type,
-        simpo_gamma=0.6,
-        accelerator=SimpleNamespace(device="cpu"),
-    )
-    theirs = CPOTrainer.cpo_loss(trainer, mean[:, 0], mean[:, 1])[0]
-    gamma = {} if level == "cpo" else {"gamma": 0.6, "gamma_beta_ratio": None}
-    extra = {"aux": {}} if level == "cpo" else {}
-    ours = make_objective(level, beta=2.0, **gamma, **extra)(group).per_prompt
-    torch.testing.assert_close(ours, theirs)
-
-
-def test_odds_ratio_of_the_orpo_trainer():
-    group = reference_free_group()
-    mean = group.policy_logps / group.lengths
-    trainer = SimpleNamespace(beta=0.1, accelerator=SimpleNamespace(device="cpu"))
-    theirs = -ORPOTrainer.odds_ratio_loss(trainer, mean[:, 0], mean[:, 1])[0]
-    ours = make_objective("orpo", aux={})(group).per_prompt
-    torch.testing.assert_close(ours, theirs.double(), rtol=1e-5, atol=1e-7)
+    assert_same_loss_and_gradient(output.loss, theirs, policy)
