@@ -51,6 +51,10 @@ class PreferenceDataset(Protocol):
         """Prompts of a split, always in the same order; `limit` takes the first ones."""
         ...
 
+    def num_prompts(self, split: str) -> int:
+        """How many prompts a split has, without making them."""
+        ...
+
     def demonstrations(self) -> list[tuple[Prompt, str]]:
         """Prompt and response pairs for supervised fine-tuning."""
         ...

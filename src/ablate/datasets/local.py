@@ -71,6 +71,10 @@ class LocalDataset:
             raise ConfigError(f"unknown split '{split}'; the splits are {', '.join(SPLITS)}")
         return self._prompts[split][:limit]
 
+    def num_prompts(self, split: str) -> int:
+        """Rows of a split."""
+        return len(self.prompts(split))
+
     def demonstrations(self) -> list[tuple[Prompt, str]]:
         """Each prompt for supervised fine-tuning with its best response (the first of equals)."""
         return [

@@ -98,8 +98,11 @@ class World(ABC):
         Raises `DataError` where the world has fewer prompts than the configured size.
         """
         size = self._size(split)
-        drawn = self._drawn(split, size)
-        return list(drawn if limit is None else drawn[:limit])
+        return list(self._drawn(split, size if limit is None else min(limit, size)))
+
+    def num_prompts(self, split: str) -> int:
+        """The configured size of a split."""
+        return self._size(split)
 
     def demonstrations(self) -> list[tuple[Prompt, str]]:
         """One demonstration of mixed quality for each prompt of the split `sft`."""

@@ -100,12 +100,15 @@ class Objective:
         self.check(group)
         if state is None:
             state = self.advanced_state(self.initial_state(), group) if self.stateful else {}
+        return self._evaluate(group, state)
+
+    def _evaluate(self, group: PromptGroup, state: State, measured: bool = True) -> ObjectiveOutput:
         if self.mixed:
             return self._mixture(group, state)
-        return self._alone(group, state)
+        return self._alone(group, state, measured)
 
-    def _alone(self, group: PromptGroup, state: State) -> ObjectiveOutput:
-        """The loss of this objective's own slots."""
+    def _alone(self, group: PromptGroup, state: State, measured: bool = True) -> ObjectiveOutput:
+        """The loss of this objective's own slots; not `measured`: with no metric but the loss."""
         group = with_rewards(self.config, group)
         values = scores(self.config, group)
         term = structure_term(self.config, group, values, state)
@@ -113,6 +116,8 @@ class Objective:
         per_prompt = torch.where(term.usable, total, torch.zeros_like(total))
         count = term.usable.sum()
         loss = _aggregate(self.config, per_prompt, term.usable)
+        if not measured:
+            return ObjectiveOutput(loss, per_prompt, term.usable, {"loss": float(loss.detach())})
         metrics = {
             "loss": loss.detach(),
             "usable": count,
@@ -128,29 +133,39 @@ class Objective:
 
     def _mixture(self, group: PromptGroup, state: State) -> ObjectiveOutput:
         """The weighted sum over the prompts that all parts can use."""
-        outputs = self._parts(group, state)
-        ties = outputs[0].metrics["ties"]
-        usable = torch.stack([output.usable for output in outputs]).all(dim=0)
-        if any(bool((output.usable != usable).any()) for output in outputs):
-            outputs = self._parts(replace(group, mask=group.present & usable[:, None]), state)
-        own = outputs[0]
-        loss, per_prompt = own.loss, own.per_prompt
-        metrics = {**own.metrics, "ties": ties, "own/loss": own.metrics["loss"]}
-        for label, output in zip(self.mixed, outputs[1:], strict=True):
-            weight = self.config.mix_weights[label]
-            loss = loss + weight * output.loss
-            per_prompt = per_prompt + weight * output.per_prompt
-            metrics[f"{label}/loss"] = output.metrics["loss"]
-        metrics["loss"] = float(loss.detach())
+        parts = {"own": self._own, **self.mixed}
+        states = {label: _part_state(state, label) for label in self.mixed}
+        states["own"] = {name: value for name, value in state.items() if "/" not in name}
+        outputs = {
+            label: part._evaluate(group, states[label], measured=label == "own")
+            for label, part in parts.items()
+        }
+        metrics = outputs["own"].metrics
+        usable = torch.stack([output.usable for output in outputs.values()]).all(dim=0)
+        if any(bool((output.usable != usable).any()) for output in outputs.values()):
+            narrow = replace(group, mask=group.present & usable[:, None])
+            for label, part in parts.items():
+                outputs[label] = part._narrowed(outputs[label], usable, narrow, states[label])
+            count = float(usable.sum())
+            metrics |= {"usable": count, "unusable": group.num_prompts - count}
+        weights = {"own": 1.0, **self.config.mix_weights}
+        losses = [weights[label] * output.loss for label, output in outputs.items()]
+        each = [weights[label] * output.per_prompt for label, output in outputs.items()]
+        loss, per_prompt = torch.stack(losses).sum(), torch.stack(each).sum(dim=0)
+        shares = torch.stack([loss, *(output.loss for output in outputs.values())]).detach()
+        names = ["loss", *(f"{label}/loss" for label in outputs)]
+        metrics |= dict(zip(names, shares.tolist(), strict=True))
         return ObjectiveOutput(loss, per_prompt, usable, metrics)
 
-    def _parts(self, group: PromptGroup, state: State) -> list[ObjectiveOutput]:
-        """The outputs of the own slots and of each objective mixed in."""
-        own = {name: value for name, value in state.items() if "/" not in name}
-        return [
-            self._own._alone(group, own),
-            *(part(group, _part_state(state, label)) for label, part in self.mixed.items()),
-        ]
+    def _narrowed(
+        self, output: ObjectiveOutput, usable: Tensor, group: PromptGroup, state: State
+    ) -> ObjectiveOutput:
+        """The output over fewer prompts: computed again only where prompts are coupled."""
+        if self.batch_coupled or self.mixed:
+            return self._evaluate(group, state, measured=False)
+        per_prompt = torch.where(usable, output.per_prompt, torch.zeros_like(output.per_prompt))
+        loss = _aggregate(self.config, per_prompt, usable)
+        return ObjectiveOutput(loss, per_prompt, usable, output.metrics)
 
     def usable(self, group: PromptGroup, state: State | None = None) -> Tensor:
         """bool[B]: prompts with something to compare (two responses present, not all tied).

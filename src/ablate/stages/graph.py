@@ -250,7 +250,7 @@ class _Planner:
         return self.stage("evaluation", params, inputs)
 
     def splits(self) -> list[str]:
-        return [split for split in ("valid", "test", "ood") if self.dataset.prompts(split)]
+        return [split for split in ("valid", "test", "ood") if self.dataset.num_prompts(split)]
 
     def answering(self, splits: list[str]) -> dict[str, Any]:
         """Parameters of a stage that answers held-out prompts and has the answers judged."""
@@ -265,7 +265,7 @@ class _Planner:
                 # no more than there are: asking for more is the same evaluation
                 split: {
                     "prompts": self.dataset.identity(split),
-                    "num": min(sizes[split], len(self.dataset.prompts(split))),
+                    "num": min(sizes[split], self.dataset.num_prompts(split)),
                 }
                 for split in splits
             },

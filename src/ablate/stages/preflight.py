@@ -36,7 +36,7 @@ def check_data(run: RunConfig) -> None:
     if run.training.select_checkpoint == "valid":
         wanted.append("valid")
     for split in wanted:
-        if not dataset.prompts(split):
+        if not dataset.num_prompts(split):
             raise DataError(f"dataset={run.dataset.name} has no prompts in the split '{split}'")
 
 
@@ -65,7 +65,9 @@ def _check_context(run: RunConfig, dataset: PreferenceDataset) -> None:
     of_prompt, of_response, limit = _token_counters(run, dataset)
     if limit is None:
         return
-    prompts = [prompt for split in SPLITS for prompt in dataset.prompts(split)]
+    # the prompts of a world are alike: a few of each split tell their length
+    some = None if dataset.has_responses else MEASURED
+    prompts = [prompt for split in SPLITS for prompt in dataset.prompts(split, limit=some)]
     longest = max(map(of_prompt, _longest([prompt.text for prompt in prompts])), default=0)
     room = run.evaluation.sampling.max_new_tokens
     if not dataset.has_responses:
