@@ -30,6 +30,7 @@ class Sides:
         self.s_w, self.s_l = split(group.policy_logps)
         ref_w, ref_l = split(group.ref_logps)
         self.h_w, self.h_l = self.s_w - ref_w, self.s_l - ref_l
+        self.ref_gap = ref_w - ref_l
         self.n_w, self.n_l = split(group.lengths)
         self.r_w, self.r_l = split(group.rewards)
         self.e_w, self.e_l = split(group.extra_rewards[..., 0])
@@ -53,6 +54,7 @@ FORMULAS = {
     "cdpo": lambda p: -0.8 * log_expit(0.3 * p.gap) - 0.2 * log_expit(-0.3 * p.gap),
     "rdpo": lambda p: (-0.9 * log_expit(0.3 * p.gap) + 0.1 * log_expit(-0.3 * p.gap)) / 0.8,
     "hinge": lambda p: np.maximum(0, 1 - 0.3 * p.gap),
+    "hybrid_dpo": lambda p: -log_expit(0.3 * (p.s_w - p.s_l) - 0.3 * np.maximum(0, p.ref_gap)),
     "ln_dpo": lambda p: -log_expit(0.3 * (p.h_w / p.n_w - p.h_l / p.n_l)),
     "dpo_pl": lambda p: -log_expit(0.3 * p.gap),
     "exo": lambda p: (

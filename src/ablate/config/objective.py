@@ -77,7 +77,14 @@ class ObjectiveConfig(Node):
     #: a square in units of β·log-ratio ("reward"), or divided by β² ("log_ratio")
     units: Literal["reward", "log_ratio"]
     shift: Literal[
-        "none", "gamma", "length", "log_reward_gap", "extra_rewards", "token_kl", "falling_best"
+        "none",
+        "gamma",
+        "length",
+        "log_reward_gap",
+        "extra_rewards",
+        "token_kl",
+        "falling_best",
+        "reference_floor",
     ]
     #: factor on each pair, without gradient
     weight: Literal["none", "policy", "lambda_rank"]

@@ -134,6 +134,11 @@ def _slot_problems(config: ObjectiveConfig) -> Iterator[str]:
         yield "structure=ranking compares each response with worse ones only; use ties=drop"
     if config.ties == "half" and config.shift == "log_reward_gap":
         yield "shift=log_reward_gap is infinite at a tie; use ties=drop"
+    if config.shift == "reference_floor" and (config.reference, config.score) != ("fixed", "sum"):
+        yield (
+            "shift=reference_floor cuts the reference's own gap at 0; it needs reference=fixed and "
+            f"score=sum (got reference={config.reference}, score={config.score})"
+        )
     if config.shift != "none" and config.structure != "pair":
         yield (
             f"shift={config.shift} moves the margin of a pair; "

@@ -57,6 +57,12 @@ def shifts(config: ObjectiveConfig, group: PromptGroup, pairs: Pairs, scores: Te
             assert config.fall_penalty is not None
             fallen = config.fall_penalty * (-scores).clamp(min=0)
             return Shift(fallen.gather(1, pairs.better), fallen.gather(1, pairs.worse))
+        case "reference_floor":
+            # what is left of the reference's gap is max(0, Δlog π_ref) (arXiv 2602.11902)
+            assert group.ref_logps is not None
+            known = torch.where(group.present, group.ref_logps, 0).to(dtype)
+            gap = config.beta * pairs.gap(known)
+            return Shift((-gap).clamp(min=0), gap.clamp(min=0))
         case "token_kl":
             return _token_kl(config, group, pairs)
     return Shift(value, -value)
