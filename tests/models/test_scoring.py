@@ -54,6 +54,17 @@ def test_a_config_whose_pad_is_not_the_tokenizers_changes_nothing(model, pad):
         model.config.pad_token_id = before
 
 
+def test_answers_may_use_every_token_of_the_vocabulary(model):
+    everything = list(range(len(TOKENIZER)))
+    pairs = [(everything[1:], [0]), ([1, 3], [0, 0, 2]), ([1], [5])]
+    wanted = [float(score_responses(model, TOKENIZER, [pair], 1)[0]) for pair in pairs]
+    with torch.no_grad():
+        for (prompt, response), score in zip(pairs, wanted, strict=True):
+            hidden = model.model(torch.tensor([prompt + response])).last_hidden_state[0, -1]
+            assert score == pytest.approx(float(model.score(hidden)), abs=1e-5)
+    np.testing.assert_allclose(score_responses(model, TOKENIZER, pairs, 3), wanted, atol=1e-5)
+
+
 def test_reward_models_come_back_from_disk(model, tmp_path):
     model.save_pretrained(tmp_path / "rm")
     again = load_reward_model(tmp_path / "rm", device="cpu")

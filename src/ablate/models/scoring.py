@@ -64,8 +64,8 @@ def score_responses(
 
     Batches hold sequences of similar length; padding does not change a score. transformers reads
     a classifier at the last token that is not the *config's* pad, which in foreign models need
-    not be the tokenizer's and may be the token that ends a response; so rows are padded with a
-    token that none of them holds, and the config is told of it for the time being.
+    not be the tokenizer's and may be the token that ends a response; so each batch is padded with
+    a token that ends none of its rows, and the config is told of it for the time being.
 
     Raises:
         ModelError: a sequence longer than the model's context.
@@ -74,19 +74,19 @@ def score_responses(
     check_lengths((len(row) for row in rows), context_length(model))
     order = sorted(range(len(rows)), key=lambda place: (len(rows[place]), place))
     scores = np.empty(len(rows), dtype=np.float64)
-    used = {token for row in rows for token in row}
-    pad = next((token for token in range(len(tokenizer)) if token not in used), None)
-    if pad is None:
-        raise ModelError("the answers use every token of the vocabulary; none is left for padding")
     was_training, configs = model.training, (model.config, model.config.get_text_config())
     pads = [config.pad_token_id for config in configs]
     model.eval()
     try:
-        for config in configs:
-            config.pad_token_id = pad
         with torch.no_grad():
             for start in range(0, len(order), batch_size):
                 places = order[start : start + batch_size]
+                ends = {rows[place][-1] for place in places}
+                pad = next((token for token in range(len(tokenizer)) if token not in ends), None)
+                if pad is None:
+                    raise ModelError("the answers of a batch end with every token there is")
+                for config in configs:
+                    config.pad_token_id = pad
                 width = max(len(rows[place]) for place in places)
                 ids = torch.full((len(places), width), pad)
                 mask = torch.zeros((len(places), width), dtype=torch.long)
