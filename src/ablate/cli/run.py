@@ -88,15 +88,16 @@ def _check_word(word: str) -> None:
 def _single(words: list[str], config_dirs: list[str]) -> int:
     from rich.console import Console
 
+    from ablate.launch.sweep import layout_of
     from ablate.stages.preflight import check_data
     from ablate.stages.tracker import check_tracker
-    from ablate.store.layout import Layout, check_writable
+    from ablate.store.layout import check_writable
 
     run = compose(words, config_dirs)
     legality.check(run)
     check_data(run)
     check_tracker(run)
-    layout = Layout(_path(run.results_dir))
+    layout = layout_of(run)
     check_writable(layout, run.runtime.min_free_mb)
 
     from ablate.cli.panel import show_outcome
@@ -135,12 +136,6 @@ def _sweep(words: list[str], config_dirs: list[str]) -> int:
 
 def _no_task(config: Any) -> None:
     raise AssertionError("launchers of ablate run frozen files, not composed configurations")
-
-
-def _path(text: str) -> Any:
-    from pathlib import Path
-
-    return Path(text).expanduser()
 
 
 def quiet_libraries() -> None:

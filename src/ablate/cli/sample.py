@@ -20,19 +20,18 @@ def main(argv: Sequence[str]) -> int:
     run = compose(list(argv))
     legality.check(run)
 
-    from pathlib import Path
-
     from ablate.cli.progress import StageBars
     from ablate.cli.run import quiet_libraries
+    from ablate.launch.sweep import layout_of
     from ablate.stages.execute import Execution
     from ablate.stages.graph import plan
     from ablate.stages.preflight import check_data
-    from ablate.store.layout import Layout, check_writable
+    from ablate.store.layout import check_writable
     from ablate.store.stages import StageStore
     from ablate.store.tables import read_table
 
     check_data(run)
-    layout = Layout(Path(run.results_dir).expanduser())
+    layout = layout_of(run)
     check_writable(layout, run.runtime.min_free_mb)
     quiet_libraries()
     console = Console()

@@ -96,20 +96,9 @@ def _stages(record: Record) -> Table:
 
 def _settings(config: dict[str, Any], prefix: str = "  ") -> Table:
     table = _grid()
-    for path, value in _flat(config):
+    for path, value in records.flat(config):
         table.add_row(f"{prefix}{path}", str(value))
     return table
-
-
-def _flat(node: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, value in node.items():
-        rows += (
-            _flat(value, f"{prefix}{key}.")
-            if isinstance(value, dict)
-            else [(f"{prefix}{key}", value)]
-        )
-    return rows
 
 
 def _answers(console: Console, record: Record) -> None:

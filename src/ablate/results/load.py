@@ -60,7 +60,7 @@ def row(record: Record) -> dict[str, Any]:
         "revision": record.revision,
     }
     result |= {factor: config[group][key] for factor, (group, key) in FACTORS.items()}
-    result |= {f"config.{path}": value for path, value in _flat(config)}
+    result |= {f"config.{path}": value for path, value in records.flat(config)}
     for metric, splits in data["metrics"].items():
         for split, estimate in splits.items():
             result[f"{metric}/{split}"] = estimate["mean"]
@@ -94,11 +94,3 @@ def _tables(root: str | Path, ids: Iterable[str] | None, name: str) -> pd.DataFr
         for identity, path in zip(runs.get("id", []), runs.get("path", []), strict=True)
     ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def _flat(node: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

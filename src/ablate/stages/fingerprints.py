@@ -10,9 +10,6 @@ from ablate.store.files import checksum
 from ablate.store.layout import Layout
 from ablate.store.memory import remembered
 
-#: fields of an objective that are words for people and change nothing in training
-DESCRIPTIVE = {"name", "arxiv", "title", "formula", "rpo_reading", "checked"}
-
 
 def objective_content(objective: ObjectiveConfig, layout: Layout) -> dict[str, Any]:
     """What identifies an objective: its slots, and a digest of its loss and gradient.
@@ -28,7 +25,7 @@ def objective_content(objective: ObjectiveConfig, layout: Layout) -> dict[str, A
         return fingerprint(config)
 
     key = digest({"config": config, "source": _source_digest()})
-    slots = {key: value for key, value in objective.identity().items() if key not in DESCRIPTIVE}
+    slots = {name: value for name, value in objective.identity().items() if name != "name"}
     digest_of_loss = remembered(layout.cache / "fingerprints.json", key, compute)
     return {"slots": slots, "fingerprint": digest_of_loss}
 

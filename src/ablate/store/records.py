@@ -134,6 +134,15 @@ def failures(layout: Layout) -> Iterator[Failure]:
                 break
 
 
+def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a record's nested plain data, each with its dotted path."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def _revisions(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
