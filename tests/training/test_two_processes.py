@@ -1,4 +1,4 @@
-"""Two processes train the policy that one would: DDP on CPU, started as a launcher would."""
+"""Two processes train what one would: DDP on CPU, started as a launcher would."""
 
 import json
 import os
@@ -40,10 +40,20 @@ for name in plan["objectives"]:
 """
 
 
+# 24: every batch is full; 21: the last holds one micro-batch of fillers alone; 17: for the last
+# step the second process has nothing but fillers, in its one micro-batch
+@pytest.mark.parametrize(
+    ("count", "names"),
+    [
+        (24, ["rpo_bwd", "kto"]),
+        (21, ["rpo_bwd", "kto", "bco", "beta_dpo", "dr_dpo", "tdpo2"]),
+        (17, ["simpo", "bco"]),
+    ],
+)
 def test_two_processes_take_the_path_of_one(
-    make_model, make_groups, make_training, tokenizer, tmp_path
+    make_model, make_groups, make_training, tokenizer, tmp_path, count, names
 ):
-    groups, names = make_groups(24), ["rpo_bwd", "kto", "bco", "beta_dpo"]
+    groups = make_groups(count)
     training = make_training(batch_size=8, lr=1e-4, micro_batch_size=2)
     save_model(make_model(), tokenizer, tmp_path / "start")
     plan = {
@@ -75,7 +85,8 @@ def test_two_processes_take_the_path_of_one(
             seed=0, work_dir=tmp_path / f"alone-{name}",
         )  # fmt: skip
         together = json.loads(Path(tmp_path / f"{name}.json").read_text())
-        for column in ("loss", "grad_norm", "log_ratio", "accuracy", "usable", "responses"):
+        columns = ["loss", "grad_norm", "log_ratio", "accuracy", "usable", "responses"]
+        for column in [*columns, "prompts", "tokens", "length"]:
             assert list(together[column].values()) == pytest.approx(
                 result.steps[column].tolist(), rel=1e-3, abs=1e-5
             ), (name, column)

@@ -97,6 +97,10 @@ class GroupCollator:
 
     The batch holds `input_ids` int[R, L], `completion_mask` bool[R, L], `cell` int[R] (row · K +
     column of each response) and, by their names in `PromptGroup`, what is known of the responses.
+
+    Positions beyond the order are fillers: they keep processes in step on an uneven last batch.
+    Their tokens are those of the order's last group, and no response of theirs is present
+    (`mask` is False throughout the row): `real_rows` leaves them out of everything that counts.
     """
 
     def __init__(
@@ -114,9 +118,11 @@ class GroupCollator:
         self.partner_ref_logps = partner_ref_logps
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        positions = [int(example["index"]) for example in examples]
+        asked = [int(example["index"]) for example in examples]
+        positions = [min(position, len(self.order) - 1) for position in asked]
         chosen = [self.groups[self.order[position]] for position in positions]
         batch = self._fields(chosen)
+        batch["mask"] &= torch.tensor([position < len(self.order) for position in asked])[:, None]
         if self.partners is not None and self.partner_ref_logps is not None:
             pairs = []
             reference = []
@@ -172,8 +178,13 @@ def _grid(rows: Sequence[Any], fill: float, dtype: torch.dtype) -> Tensor:
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=dtype)
 
 
+def real_rows(batch: dict[str, Tensor]) -> Tensor:
+    """bool[B]: the prompts of a micro-batch that are no fillers."""
+    return batch["mask"].any(dim=1)
+
+
 def prompt_group(batch: dict[str, Tensor], logps: Tensor, **computed: Tensor) -> PromptGroup:
-    """The objective's view of a micro-batch.
+    """The objective's view of a micro-batch; fillers are not part of it.
 
     Args:
         logps: float32[B, K], log π_θ of each response (0 where absent).
@@ -181,7 +192,7 @@ def prompt_group(batch: dict[str, Tensor], logps: Tensor, **computed: Tensor) ->
     """
     names = ("ref_logps", "rewards", "ranks", "lengths", "mask", "pairing_key")
     known = {name: batch[name] for name in names if name in batch}
-    return PromptGroup(
+    group = PromptGroup(
         policy_logps=logps,
         token_ref_logps=batch.get("token_ref_logps"),
         kl_logps=batch.get("kl_logps"),
@@ -190,3 +201,5 @@ def prompt_group(batch: dict[str, Tensor], logps: Tensor, **computed: Tensor) ->
         **known,
         **computed,
     )
+    real = real_rows(batch)
+    return group if bool(real.all()) else group.rows(real)

@@ -35,6 +35,7 @@ from ablate.trl_compat.arguments import (
     common_arguments,
     deterministic_algorithms,
     micro_batch,
+    padded_count,
 )
 from ablate.trl_compat.quiet import quiet
 
@@ -94,7 +95,7 @@ def train_policy(
     that is not finite, ends the training as diverged. Checkpoints are whole model folders
     `work_dir/checkpoints/step-00050` (adapters merged), there after every `checkpoint_every`
     steps and after the last. Same arguments, same weights on the same machine and thread count.
-    With several processes, a last batch that does not divide is filled up from the first.
+    With several processes, fillers that weigh nothing make up a last batch that does not divide.
 
     Args:
         groups: prompts with their responses; reference log-probs come with them.
@@ -156,7 +157,7 @@ def train_policy(
             objective=objective,
             reference=reference,
             collator=collator,
-            num_positions=len(order),
+            num_positions=padded_count(len(order), optimisation),
             tokenizer=tokenizer,
             callbacks=[watch],
             peft_config=None if lora is None else lora_config(lora),

@@ -56,6 +56,19 @@ def micro_batch(optimisation: Optimisation) -> tuple[int, int]:
     return micro, share // micro
 
 
+def padded_count(count: int, optimisation: Optimisation) -> int:
+    """Positions of a data loader that shows `count` examples to all processes alike.
+
+    accelerate would make up an uneven last round from the first examples; positions beyond
+    `count` are fillers instead, which collators mark and losses leave out.
+    """
+    processes = world_size()
+    if processes == 1:
+        return count
+    stride = micro_batch(optimisation)[0] * processes
+    return -(-count // stride) * stride
+
+
 def common_arguments(
     optimisation: Optimisation,
     *,
