@@ -16,7 +16,12 @@ from ablate.errors import ConfigError, DataError
 from ablate.models.loading import check_lengths, context_length, resolve_device
 from ablate.training.groups import presentation_order
 from ablate.training.table import Report, StepTable
-from ablate.trl_compat.arguments import Optimisation, common_arguments
+from ablate.trl_compat.arguments import (
+    Optimisation,
+    common_arguments,
+    padded_count,
+    world_size,
+)
 from ablate.trl_compat.quiet import quiet
 
 
@@ -67,7 +72,8 @@ def train_reward_model(
 
     `bradley_terry` takes comparisons and maximises log σ(r_chosen − r_rejected);
     `regression` takes scored responses and minimises (r − score)². AdamW at a constant rate; the
-    head is drawn from `seed`.
+    head is drawn from `seed`. With several processes, a last batch that does not divide is made
+    up with fillers that weigh nothing.
 
     Returns:
         the model (in evaluation mode) and one row per step.
@@ -97,11 +103,14 @@ def train_reward_model(
     )
 
     def collate(positions: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        places = [order[position["index"]] for position in positions]
+        asked = [int(position["index"]) for position in positions]
+        places = [order[min(place, len(order) - 1)] for place in asked]
         batch = _pad([rows[place][side] for side in range(len(rows[0])) for place in places], pad)
         if settings.loss == "regression":
             scores = [getattr(examples[place], "score") for place in places]  # noqa: B009
             batch["labels"] = torch.tensor(scores, dtype=torch.float32)
+        if world_size() > 1:
+            batch["weights"] = torch.tensor([float(place < len(order)) for place in asked])
         return batch
 
     table = StepTable(report)
@@ -119,7 +128,7 @@ def train_reward_model(
             model,
             arguments,
             collator=collate,
-            num_positions=len(order),
+            num_positions=padded_count(len(order), optimisation),
             tokenizer=tokenizer,
             callbacks=[table],
         )

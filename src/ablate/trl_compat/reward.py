@@ -16,6 +16,8 @@ class TokenRewardTrainer(PositionsTrainer, RewardTrainer):
 
     Batches with `labels` (float[R], one score per sequence) are trained by mean squared error;
     others hold all chosen and then all rejected sequences and go to TRL's Bradley–Terry loss.
+    With several processes a batch has `weights` (float[examples], 0 for fillers), and the loss is
+    the mean over the examples of all processes' batches that weigh something.
     """
 
     def __init__(
@@ -53,6 +55,8 @@ class TokenRewardTrainer(PositionsTrainer, RewardTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Mean squared error on scored batches, TRL's own loss on compared ones."""
+        if "weights" in inputs:
+            return self._weighted(model, inputs)
         if "labels" not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         targets = inputs["labels"]
@@ -61,17 +65,63 @@ class TokenRewardTrainer(PositionsTrainer, RewardTrainer):
         )
         scores = output.logits.squeeze(-1).float()
         loss = torch.nn.functional.mse_loss(scores, targets)
-        centred = (scores - scores.mean()).detach()
-        spread = centred.norm() * (targets - targets.mean()).norm()
-        correlation = (centred * (targets - targets.mean())).sum() / spread.clamp(min=1e-12)
-        self._metrics["train"]["correlation"].append(float(correlation))
+        self._metrics["train"]["correlation"].append(correlation(scores.detach(), targets))
         self._metrics["train"]["mean_reward"].append(float(scores.detach().mean()))
         return (loss, output) if return_outputs else loss
+
+    def _weighted(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The same losses and metrics over the examples of all processes, by weight."""
+        ids, attention = inputs["input_ids"], inputs["attention_mask"]
+        output = model(input_ids=ids, attention_mask=attention, use_cache=False)
+        scores, weights = output.logits.squeeze(-1).float(), inputs["weights"]
+        real = weights > 0
+        if "labels" in inputs:
+            losses = (scores - inputs["labels"]).square()
+            shown, targets = scores.detach()[real], inputs["labels"][real]
+        else:
+            chosen, rejected = torch.chunk(scores, 2)
+            losses = -torch.nn.functional.logsigmoid(chosen - rejected)
+            shown = torch.stack([chosen, rejected], dim=1).detach()[real]
+            targets = None
+        # DDP averages gradients over processes, while the denominator counts all their examples
+        everywhere = self.accelerator.reduce(weights.sum(), reduction="sum")
+        loss = (losses * weights).sum() / everywhere * self.accelerator.num_processes
+        rows = real.repeat(len(ids) // len(weights))
+        self._note(shown, targets, int((attention.sum(dim=1) * rows).sum()))
+        return loss
+
+    def _note(self, scores: torch.Tensor, targets: torch.Tensor | None, tokens: int) -> None:
+        """Metrics of all processes' examples: `scores` float[n, 2] compared, or float[n]."""
+        from accelerate.utils import gather_object
+
+        mine = (scores.cpu(), None if targets is None else targets.cpu(), tokens)
+        pieces = gather_object([mine])
+        scores = torch.cat([piece[0] for piece in pieces])
+        metrics = self._metrics["train"]
+        metrics["mean_reward"].append(float(scores.mean()))
+        if targets is not None:
+            metrics["correlation"].append(
+                correlation(scores, torch.cat([piece[1] for piece in pieces]))
+            )
+            return
+        self._total_train_tokens += sum(piece[2] for piece in pieces)
+        metrics["num_tokens"] = [self._total_train_tokens]
+        gap = scores[:, 0] - scores[:, 1]
+        metrics["min_reward"].append(float(scores.min()))
+        metrics["max_reward"].append(float(scores.max()))
+        metrics["accuracy"].append(float((gap > 0).float().mean()))
+        metrics["margin"].append(float(gap.mean()))
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The scores are called `labels`, but they are no tokens to be counted."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         return batches, None
+
+
+def correlation(scores: torch.Tensor, targets: torch.Tensor) -> float:
+    """Pearson's correlation of two float[R]; 0 where one of them does not vary."""
+    centred, wanted = scores - scores.mean(), targets - targets.mean()
+    return float((centred * wanted).sum() / (centred.norm() * wanted.norm()).clamp(min=1e-12))
 
 
 def classifier_from_causal(path: str, *, pad_token_id: int, seed: int, **kwargs: Any) -> Any:
