@@ -90,6 +90,7 @@ class Runtime(Node):
     """The machine's side of a run; no part of any identity."""
 
     threads: PositiveInt | None
+    processes: PositiveInt
     device: Literal["auto", "cpu", "cuda"]
     min_free_mb: NonNegativeInt
 

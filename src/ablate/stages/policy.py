@@ -25,6 +25,7 @@ from ablate.store.files import read_json, write_json
 from ablate.store.tables import read_table, write_table
 from ablate.training.groups import Group
 from ablate.training.policy import train_policy
+from ablate.trl_compat.arguments import world_size
 
 #: the random others of `select=paper` depend on the prompt and the pool alone: every objective,
 #: K and seed of the policy chooses from the same order
@@ -52,6 +53,8 @@ def run(context: Context) -> None:
         report=context.report,
         log=context.log,
     )
+    if not context.leads:
+        return
     for step, folder in result.checkpoints:
         folder.rename(context.out / f"step-{step}")
     saved = [step for step, _ in result.checkpoints]
@@ -76,6 +79,7 @@ def run(context: Context) -> None:
             "responses": sum(len(group.response_ids) for group in groups),
             "tokens": int(result.steps["tokens"].iloc[-1]) if len(result.steps) else 0,
             "seconds": time.monotonic() - started,
+            "processes": world_size(),
         },
     )
 

@@ -64,6 +64,8 @@ def run(context: Context) -> None:
     report = within(context.report, 0.0, 0.95)
     train = _train_implicit if training.loss == "dpo" else _train_explicit
     steps, scorer = train(context, training, pairs, report)
+    if scorer is None:
+        return
     shutil.rmtree(context.out / "work", ignore_errors=True)
     write_table(steps, context.out / STEPS)
     rows = pd.concat([frame for _, frame in held_out])
@@ -108,8 +110,11 @@ def comparisons(groups: list[tuple[str, pd.DataFrame]], seed: int, limit: int | 
 
 def _train_explicit(
     context: Context, training: RewardTraining, pairs: list[Pair], report: Report
-) -> tuple[pd.DataFrame, Scorer]:
-    """A classifier by Bradley-Terry or by regression on standardised labels."""
+) -> tuple[pd.DataFrame, Scorer | None]:
+    """A classifier by Bradley-Terry or by regression on standardised labels.
+
+    The process that leads saves it and returns its scorer; others return none.
+    """
     tokenizer = load_tokenizer(str(context.inputs["init"] / MODEL))
     examples: list[Any]
     if training.loss == "bradley_terry":
@@ -133,6 +138,8 @@ def _train_explicit(
         dtype=context.run.base_model.dtype,
         device=context.run.runtime.device,
     )
+    if not context.leads:
+        return steps, None
     save_model(model, tokenizer, context.out / MODEL)
     return steps, RewardModelScorer(context.out / MODEL, context.run.runtime.device)
 
@@ -154,8 +161,11 @@ def _initial_folder(context: Context, training: RewardTraining) -> Path:
 
 def _train_implicit(
     context: Context, training: RewardTraining, pairs: list[Pair], report: Report
-) -> tuple[pd.DataFrame, Scorer]:
-    """A policy trained by DPO on the comparisons; its implicit reward is the source."""
+) -> tuple[pd.DataFrame, Scorer | None]:
+    """A policy trained by DPO on the comparisons; its implicit reward is the source.
+
+    The process that leads saves it and returns its scorer; others return none.
+    """
     init = context.inputs["init"] / MODEL
     model, tokenizer = load_policy(init, context.run)
     reference, _ = load_policy(init, context.run)
@@ -183,6 +193,8 @@ def _train_implicit(
             f"the implicit reward's policy diverged at step {result.divergence.step}: "
             f"{result.divergence.reason}; lower reward.training.lr"
         )
+    if not context.leads:
+        return result.steps, None
     result.checkpoints[-1][1].rename(context.out / MODEL)
     trained, _ = load_policy(context.out / MODEL, context.run)
     return result.steps, ImplicitScorer(trained, reference, tokenizer, training.beta)

@@ -54,6 +54,8 @@ def run(context: Context) -> None:
             work_dir=context.out / "work",
             report=context.report,
         )
+        if not context.leads:
+            return
         write_table(steps, context.out / STEPS)
         result |= {"steps": sft.steps, "final_loss": float(steps["loss"].iloc[-1])}
     save_model(model, tokenizer, context.out / MODEL)

@@ -105,6 +105,8 @@ def common_arguments(
         "activation_checkpointing": optimisation.gradient_checkpointing,
         "train_sampling_strategy": "sequential",
         "use_cpu": next(model.parameters()).device.type == "cpu",
+        # every loss here reaches every weight, save those of experts that no token was sent to
+        "ddp_find_unused_parameters": _has_experts(model),
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,
         "remove_unused_columns": False,
@@ -117,6 +119,11 @@ def common_arguments(
         "disable_tqdm": True,
         "push_to_hub": False,
     }
+
+
+def _has_experts(model: torch.nn.Module) -> bool:
+    config = model.config.get_text_config()
+    return any(getattr(config, name, None) for name in ("num_experts", "num_local_experts"))
 
 
 @contextmanager
