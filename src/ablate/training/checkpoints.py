@@ -24,9 +24,12 @@ def save_checkpoint(
     """
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     if hasattr(model, "get_base_model"):
-        weights = merged_state_dict(model)
+        weights = merged_state_dict(model, keep=trainer.is_world_process_zero())
     else:
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        # gathered from shards, a tied weight comes once under each of its names
+        own = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+        weights = {name: value for name, value in weights.items() if name in own}
     if dtype is not None:
         weights = {
             name: value.to(dtype) if value.is_floating_point() else value

@@ -21,11 +21,12 @@ def lora_config(lora: Lora) -> Any:
     )
 
 
-def merged_state_dict(model: Any) -> dict[str, torch.Tensor]:
+def merged_state_dict(model: Any, keep: bool = True) -> dict[str, torch.Tensor]:
     """Weights of the base model with every adapter added, by the base model's own names.
 
     The adapted model is left untouched: merging in place and taking the adapter out again would
-    round the base weights.
+    round the base weights. Sharded weights are gathered, so every process must call this; those
+    that do not `keep` the result get an empty one and hold no more than a tensor at a time.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -37,7 +38,7 @@ def merged_state_dict(model: Any) -> dict[str, torch.Tensor]:
     for name, value in base.state_dict().items():
         owner = next((prefix for prefix in adapted if name.startswith(f"{prefix}.")), None)
         if owner is None:
-            merged[name] = value
+            _add(merged, name, value, keep)
             continue
         inner = name.removeprefix(f"{owner}.")
         if not inner.startswith("base_layer."):
@@ -47,5 +48,12 @@ def merged_state_dict(model: Any) -> dict[str, torch.Tensor]:
             for adapter in adapted[owner].active_adapters:
                 delta: Any = adapted[owner].get_delta_weight(adapter)
                 tensor = (tensor.float() + delta.float()).to(value.dtype)
-        merged[f"{owner}.{inner.removeprefix('base_layer.')}"] = tensor
+        _add(merged, f"{owner}.{inner.removeprefix('base_layer.')}", tensor, keep)
     return merged
+
+
+def _add(weights: dict[str, torch.Tensor], name: str, value: Any, keep: bool) -> None:
+    """Puts a whole tensor under its name; one that is sharded is gathered by all processes."""
+    whole = value.full_tensor().cpu() if hasattr(value, "full_tensor") else value
+    if keep:
+        weights[name] = whole

@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 
 from ablate.groups import PromptGroup
 from ablate.objectives import Objective, ObjectiveState, response_scales
-from ablate.training.groups import prompt_group, real_rows
+from ablate.training.collate import SIDE_TEXTS, prompt_group, real_prompts, real_sequences
 from ablate.training.token_kl import token_logps_and_kl
 from ablate.trl_compat.dpo import GroupTrainer
 from ablate.trl_compat.fused_head import token_logps, token_values
@@ -84,6 +84,9 @@ class RPOTrainer(GroupTrainer):
                 computed[name] = tokens
         if needs.log_sum_sq:
             computed["log_sum_sq"] = torch.zeros(shape, device=device)
+        for name in SIDE_TEXTS:
+            if f"{name}_row" in batch:
+                computed[f"{name}_logps"] = torch.zeros(shape[0], device=device)
         grid = torch.zeros(shape, device=device)
         return self.objective.usable(prompt_group(batch, grid, **computed))
 
@@ -106,7 +109,7 @@ class RPOTrainer(GroupTrainer):
         scales = response_scales(self.objective, whole, state)
         start = mine
         for batch in batches:
-            rows, columns = int(real_rows(batch).sum()), batch["mask"].shape[1]
+            rows, columns = int(real_prompts(batch).sum()), batch["mask"].shape[1]
             batch["scales"] = scales[start : start + rows, :columns]
             start += rows
         self.window_loss = output.loss.detach()
@@ -132,8 +135,8 @@ class RPOTrainer(GroupTrainer):
     ) -> Tensor:
         group = self._group(model, inputs)
         processes = self.accelerator.num_processes
-        present = inputs["mask"].flatten()[inputs["cell"]]
-        self._tokens += (_row_lengths(inputs["completion_mask"]) * present).sum()
+        counted = _row_lengths(inputs["completion_mask"]) * real_sequences(inputs)
+        self._tokens += counted.sum()
         self._last_inputs = inputs
         self._seen.append(_detached(group))
         if not group.num_prompts:
@@ -174,7 +177,11 @@ class RPOTrainer(GroupTrainer):
             values = self._row_logps(model, batch, "")
         if needs.tokens:
             computed["token_logps"] = self._token_grid(batch, values)
-        return prompt_group(batch, self._to_grid(batch, values.sum(dim=1)), **computed)
+        sums = values.sum(dim=1)
+        for name in SIDE_TEXTS:
+            if f"{name}_row" in batch:
+                computed[f"{name}_logps"] = sums[batch[f"{name}_row"]]
+        return prompt_group(batch, self._to_grid(batch, sums), **computed)
 
     @staticmethod
     def _row_logps(model: Any, batch: dict[str, Tensor], prefix: str) -> Tensor:
@@ -183,14 +190,16 @@ class RPOTrainer(GroupTrainer):
 
     @staticmethod
     def _to_grid(batch: dict[str, Tensor], values: Tensor) -> Tensor:
-        """[R] → [B, K]; responses that are absent hold 0."""
+        """[R, ...] → [B, K]; responses that are absent hold 0, further rows are left out."""
         flat = values.new_zeros(batch["mask"].numel())
-        return flat.index_put((batch["cell"],), values).view(batch["mask"].shape)
+        cell = batch["cell"]
+        return flat.index_put((cell,), values[: len(cell)]).view(batch["mask"].shape)
 
     @staticmethod
     def _token_grid(batch: dict[str, Tensor], values: Tensor) -> Tensor:
         """[R, L - 1] with the prompt in front → [B, K, T] from the response's first token."""
-        shown = batch["completion_mask"][:, 1:]
+        count = len(batch["cell"])
+        values, shown = values[:count], batch["completion_mask"][:count, 1:]
         length = int(batch["lengths"].max())
         first = shown.int().argmax(dim=1, keepdim=True)
         place = first + torch.arange(length, device=shown.device)
@@ -292,7 +301,8 @@ def _response_metrics(group: PromptGroup) -> dict[str, float]:
 
 
 def _detached(group: PromptGroup) -> PromptGroup:
-    names = ("policy_logps", "token_logps", "token_kl", "log_sum_sq")
+    side = tuple(f"{name}_logps" for name in SIDE_TEXTS)
+    names = ("policy_logps", "token_logps", "token_kl", "log_sum_sq", *side)
     values = {name: getattr(group, name) for name in names}
     return replace(group, **{n: value.detach() for n, value in values.items() if value is not None})
 
@@ -308,6 +318,8 @@ def _concatenate(groups: list[PromptGroup]) -> PromptGroup:
         values = [getattr(group, field.name) for group in wide]
         if values[0] is None:
             continue
-        last = max(value.shape[-1] for value in values)
-        joined[field.name] = torch.cat([pad(v, (0, last - v.shape[-1])) for v in values])
+        if values[0].dim() > 1:
+            last = max(value.shape[-1] for value in values)
+            values = [pad(value, (0, last - value.shape[-1])) for value in values]
+        joined[field.name] = torch.cat(values)
     return PromptGroup(**joined)
