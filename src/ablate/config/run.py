@@ -91,6 +91,7 @@ class Runtime(Node):
 
     threads: PositiveInt | None
     processes: PositiveInt
+    fsdp: bool
     device: Literal["auto", "cpu", "cuda"]
     min_free_mb: NonNegativeInt
 

@@ -21,14 +21,18 @@ from ablate.config.model import BaseModelConfig
 from ablate.errors import ModelError
 from ablate.models.missing import offline_help
 from ablate.models.tokenizer import save_tokenizer, stop_token_ids
+from ablate.trl_compat.arguments import sharded
 from ablate.trl_compat.quiet import quiet
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto` is this process's GPU where there is one, else the CPU."""
+    """`auto` is this process's GPU where there is one, else the CPU.
+
+    Where trainers shard models, `auto` is the CPU: whole models are sharded onto GPUs from there.
+    """
     if device != "auto":
         return torch.device(device)
-    if not torch.cuda.is_available():
+    if sharded() or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 

@@ -29,6 +29,39 @@ def compute_here(stage: Stage, context: Context) -> None:
         raise failure from error
 
 
+#: accelerate's own variables: FSDP2, a unit per transformer layer, gathered again for backward
+SHARDING = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}
+
+
+def share_weights(stage: Stage) -> None:
+    """Has the policy's trainer shard weights, gradients and moments, if the run asks for it.
+
+    Raises:
+        ConfigError: there is no GPU: accelerate would train unsharded copies without a word.
+    """
+    import torch
+
+    if not stage.run.runtime.fsdp:
+        return
+    for name in SHARDING:
+        os.environ.pop(name, None)
+    if stage.name != "policy":
+        return
+    if stage.run.runtime.device == "cpu" or not torch.cuda.is_available():
+        raise ConfigError(
+            "runtime.fsdp=true shards a model over GPUs, and there are none here: on CPU, "
+            "accelerate would train whole copies (DDP) without a word. Use runtime.fsdp=false"
+        )
+    os.environ.update(SHARDING)
+
+
 def prepare_machine(run: RunConfig, sharers: int = 1) -> None:
     """Sets threads and determinism of this process as the run asks (idempotent).
 

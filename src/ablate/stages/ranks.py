@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.errors import AblateError, ConfigError, StageFailed
-from ablate.stages.compute import compute_here, prepare_machine
+from ablate.stages.compute import compute_here, prepare_machine, share_weights
 from ablate.stages.context import Context
 from ablate.stages.forks import death, fork_context
 from ablate.stages.graph import Stage
@@ -203,6 +203,7 @@ def _rank(
 
     try:
         prepare_machine(stage.run, size)
+        share_weights(stage)
         compute_here(stage, Context(stage.params, inputs, out, stage.run, report, log, leads))
         leave_group()
     except AblateError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ablate.errors import AblateError, ConfigError, StageFailed
-from ablate.stages.compute import compute_here, prepare_machine
+from ablate.stages.compute import compute_here, prepare_machine, share_weights
 from ablate.stages.context import Context
 from ablate.stages.graph import RunPlan, Stage
 from ablate.stages.ranks import GRACE_SECONDS, compute_on_ranks, leave_group
@@ -123,6 +123,7 @@ class _Launched:
         self._await_others(stage)
         prepare_machine(stage.run, self.sharers)
         try:
+            share_weights(stage)
             compute_here(stage, context)
         except StageFailed as error:
             self._blame(error)
@@ -223,6 +224,7 @@ class _Launched:
                 leads=False,
             )
             try:
+                share_weights(stage)
                 compute_here(stage, context)
             except AblateError as error:
                 raise self._failed(error) from error

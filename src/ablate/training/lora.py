@@ -35,7 +35,11 @@ def merged_state_dict(model: Any, keep: bool = True) -> dict[str, torch.Tensor]:
     adapted = {
         name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)
     }
+    # gathered from shards, a tied weight would come once under each of its names
+    own = {name for name, _ in (*base.named_parameters(), *base.named_buffers())}
     for name, value in base.state_dict().items():
+        if name not in own:
+            continue
         owner = next((prefix for prefix in adapted if name.startswith(f"{prefix}.")), None)
         if owner is None:
             _add(merged, name, value, keep)

@@ -33,6 +33,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def sharded() -> bool:
+    """Whether trainers shard models over the processes (FSDP), as accelerate is told."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
 def micro_batch(optimisation: Optimisation) -> tuple[int, int]:
     """Examples per forward pass and process, and forward passes per optimizer step.
 
@@ -104,7 +109,9 @@ def common_arguments(
         "gradient_checkpointing": False,
         "activation_checkpointing": optimisation.gradient_checkpointing,
         "train_sampling_strategy": "sequential",
-        "use_cpu": next(model.parameters()).device.type == "cpu",
+        # a model that will be sharded onto GPUs waits on the CPU
+        "use_cpu": next(model.parameters()).device.type == "cpu"
+        and not (sharded() and torch.cuda.is_available()),
         # every loss here reaches every weight, save those of experts that no token was sent to
         "ddp_find_unused_parameters": _has_experts(model),
         "dataloader_num_workers": 0,
