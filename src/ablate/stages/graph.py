@@ -144,7 +144,9 @@ class Planner:
         if not (given and self.dataset.has_responses):
             params |= {"pool": self.run.dataset.pool.identity(), "seed": seed}
         chosen = {} if select is None else {"policy_select": select}
-        return self.stage("pool", params | (more or {}), {"policy": policy, **chosen}, role or split)
+        return self.stage(
+            "pool", params | (more or {}), {"policy": policy, **chosen}, role or split
+        )
 
     def labels(self, split: str, pool: Stage, role: str = "", *, given: bool = True) -> Stage:
         if given and self.dataset.has_responses:

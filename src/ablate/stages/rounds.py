@@ -166,4 +166,6 @@ class Rounds:
         if select_checkpoint == "last":
             return Chosen(policy)
         answering = planner.answering(["valid"])
-        return Chosen(policy, planner.stage("select", answering, {"policy": policy, **judge}, title))
+        return Chosen(
+            policy, planner.stage("select", answering, {"policy": policy, **judge}, title)
+        )
