@@ -1,6 +1,6 @@
 """Configuration of collection: how often responses are drawn anew from the policy in training."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -20,7 +20,7 @@ class CollectionConfig(Node):
     #: prompts of one round, as a share of the train split
     round_prompts: float = Field(gt=0, le=1)
     #: by round: the share of a round's prompts that no round has seen; the last value holds on
-    new_prompts: list[float] = Field(min_length=1)
+    new_prompts: list[Annotated[float, Field(ge=0, le=1)]] = Field(min_length=1)
     #: from the second round on: reference and initial weights are the last policy's or SFT's
     reference: Literal["last", "sft"]
     init: Literal["last", "sft"]
@@ -67,11 +67,16 @@ def round_prompts(config: CollectionConfig, total: int) -> list[tuple[int, int, 
     The new ones are those from position `first` up to `last`; `old` are drawn from those before
     `first`. Fewer rounds are the beginning of more.
     """
-    size = max(1, round(config.round_prompts * total))
+    size = _share(config.round_prompts, total)
     found = []
     first = 0
     for number in range(1, config.rounds + 1):
-        new = round(config.new_share(number) * size)
+        new = _share(config.new_share(number), size)
         found.append((first, first + new, size - new))
         first += new
     return found
+
+
+def _share(share: float, total: int) -> int:
+    """Rounded down, so that shares that add up to one never ask for more than there is."""
+    return int(share * total + 1e-9)
