@@ -60,8 +60,8 @@ def first_step(
             mixed_bf16=False,
         )  # fmt: skip
         trainer = RPOTrainer(
-            model, arguments, objective=objective, source=FixedGroups(collator), num_positions=count,
-            tokenizer=tokenizer, callbacks=[keeper], reference=reference,
+            model, arguments, objective=objective, source=FixedGroups(collator),
+            num_positions=count, tokenizer=tokenizer, callbacks=[keeper], reference=reference,
         )  # fmt: skip
         keeper.trainer = trainer
         trainer.train()

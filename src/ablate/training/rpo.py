@@ -213,11 +213,12 @@ class RPOTrainer(GroupTrainer):
     def step_metrics(self) -> dict[str, float]:
         """Metrics of the global batch whose gradient is ready; judge-free, of any micro-batching.
 
-        Beside the objective's own: `log_ratio` is the mean of log π/π_ref over the responses,
-        `kl_ref_policy` the estimate of KL(π_ref ‖ π) from them (π/π_ref − 1 − log π/π_ref:
-        unbiased for responses drawn from the reference, never negative), `length` their mean
-        number of tokens, `tokens` those of all prompts and responses so far, without padding (a
-        prompt counts once for each of its responses).
+        Beside the objective's own: `log_ratio` is the mean of log π/π_ref over the responses
+        (for fresh responses an estimate of KL(π ‖ π_ref)), `kl_ref_policy` the estimate of
+        KL(π_ref ‖ π) from them (π/π_ref − 1 − log π/π_ref: unbiased for responses drawn from the
+        reference, never negative), `reward` the mean of their training rewards, `length` their
+        mean number of tokens, `tokens` those of all prompts and responses so far, without padding
+        (a prompt counts once for each of its responses).
         """
         seen, metrics = self._seen, self._metrics_seen
         self._seen, self._metrics_seen = [], []
@@ -289,6 +290,8 @@ def _response_metrics(group: PromptGroup) -> dict[str, float]:
         ratio = torch.where(shown, group.policy_logps - group.ref_logps, 0.0)
         # beyond e^30 the estimate says no more than that it is huge
         values |= {"log_ratio": ratio, "kl_ref_policy": torch.expm1(ratio.clamp(max=30)) - ratio}
+    if group.rewards is not None:
+        values["reward"] = group.rewards
     count = shown.sum()
     sums = [torch.where(shown, value, 0).sum() for value in values.values() if value is not None]
     means = torch.stack([total.float() / count.clamp(min=1) for total in sums])
