@@ -1,35 +1,17 @@
-"""Scorers: objects that give each answer a number (trained or loaded models; torch)."""
+"""Scorers that are models: reward models, foreign classifiers, policies (torch)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ablate.rewards.table import Answer
+
 SCORE_BATCH = 128
 #: tokens per forward pass when log-probs are computed, padding included
 LOGP_BATCH_TOKENS = 8192
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A response to a prompt, as text and as the policy's token ids."""
-
-    prompt_id: str
-    prompt: str
-    prompt_ids: list[int]
-    response: str
-    response_ids: list[int]
-
-
-class Scorer(Protocol):
-    """Anything that scores answers; higher is better."""
-
-    def score(self, answers: Sequence[Answer]) -> NDArray[np.float64]:
-        """float[R], one score per answer."""
-        ...
 
 
 class RewardModelScorer:
