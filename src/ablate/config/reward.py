@@ -43,6 +43,7 @@ class ImplicitTraining(Node):
 class PreferenceTraining(Node):
     """How a general preference model is trained; `dim` is that of its embeddings (even)."""
 
+    loss: Literal["preference"]
     dim: PositiveInt = Field(multiple_of=2)
     tau: PositiveFloat
     init: Literal["sft", "base"]

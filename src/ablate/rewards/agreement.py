@@ -1,5 +1,6 @@
 """How well scores agree with labels: accuracy, calibration and correlation within prompts."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,13 +26,35 @@ def agreement(
     return {name: value if np.isfinite(value) else None for name, value in values.items()}
 
 
+def pairwise_agreement(
+    win_probs: Sequence[Sequence[float]], truth: NDArray[Any], prompts: NDArray[Any]
+) -> dict[str, float | None]:
+    """The same of a source that compares: accuracy and calibration of its own probabilities.
+
+    The correlations are those of the mean win probability within the prompt.
+
+    Args:
+        win_probs: per row, P(it beats row j) for the rows j of its prompt in their order.
+    """
+    gaps = [np.empty(0)]
+    rates = np.empty(len(prompts))
+    for rows in rows_by_prompt(prompts):
+        wins = np.clip([win_probs[row] for row in rows], 1e-12, 1 - 1e-12)
+        rates[rows] = wins.mean(axis=1)
+        order = np.sign(truth[rows][:, None] - truth[rows][None, :])
+        gaps.append((np.log(wins / (1 - wins)) * order)[np.triu(order != 0, 1)])
+    found = agreement(rates, truth, prompts)
+    every = np.concatenate(gaps)
+    values = {"accuracy": _accuracy(every), "calibration_error": _calibration(every)}
+    return found | {k: value if np.isfinite(value) else None for k, value in values.items()}
+
+
 def pair_accuracy(scores: NDArray[Any], truth: NDArray[Any], prompts: NDArray[Any]) -> float:
     """Share of within-prompt pairs, untied in `truth`, that `scores` orders the same way.
 
     Ties of `scores` count half. NaN where no pair is untied.
     """
-    gaps = _gaps(scores, truth, prompts)
-    return float(((np.sign(gaps) + 1) / 2).mean()) if len(gaps) else float("nan")
+    return _accuracy(_gaps(scores, truth, prompts))
 
 
 def calibration_error(scores: NDArray[Any], truth: NDArray[Any], prompts: NDArray[Any]) -> float:
@@ -43,14 +66,7 @@ def calibration_error(scores: NDArray[Any], truth: NDArray[Any], prompts: NDArra
     Ties of `scores` have c = ½ and count half right. The scores are taken raw, as Bradley–Terry
     training leaves them. NaN where no pair is untied.
     """
-    gaps = _gaps(scores, truth, prompts)
-    if not len(gaps):
-        return float("nan")
-    confidence = 1 / (1 + np.exp(-np.abs(gaps)))
-    right = (np.sign(gaps) + 1) / 2
-    index = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
-    difference = np.bincount(index, weights=right - confidence, minlength=BINS)
-    return float(np.abs(difference).sum() / len(gaps))
+    return _calibration(_gaps(scores, truth, prompts))
 
 
 def within_prompt_correlation(
@@ -82,3 +98,17 @@ def _gaps(scores: NDArray[Any], truth: NDArray[Any], prompts: NDArray[Any]) -> N
         pairs = np.triu(order != 0, 1)
         found.append(((s[:, None] - s[None, :]) * order)[pairs])
     return np.concatenate(found)
+
+
+def _accuracy(gaps: NDArray[np.float64]) -> float:
+    return float(((np.sign(gaps) + 1) / 2).mean()) if len(gaps) else float("nan")
+
+
+def _calibration(gaps: NDArray[np.float64]) -> float:
+    if not len(gaps):
+        return float("nan")
+    confidence = 1 / (1 + np.exp(-np.abs(gaps)))
+    right = (np.sign(gaps) + 1) / 2
+    index = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
+    difference = np.bincount(index, weights=right - confidence, minlength=BINS)
+    return float(np.abs(difference).sum() / len(gaps))

@@ -32,9 +32,9 @@ class ScalarSource:
     """The numbers of a scorer; `order_only` where their differences mean nothing."""
 
     one_scale = False
-    parts: dict[str, TrainingReward] = {}
 
     def __init__(self, scorer: Scorer, order_only: bool = False) -> None:
+        self.parts: dict[str, TrainingReward] = {}
         self.scorer, self.order_only = scorer, order_only
 
     def table(self, answers: Sequence[Answer], read: Read) -> RewardTable:
@@ -229,9 +229,9 @@ class PreferenceSource:
     """P(i beats j) from a preference model, and its mean over the prompt's others as reward."""
 
     one_scale = False
-    parts: dict[str, TrainingReward] = {}
 
     def __init__(self, model: Preference) -> None:
+        self.parts: dict[str, TrainingReward] = {}
         self.model = model
 
     def table(self, answers: Sequence[Answer], read: Read) -> RewardTable:
