@@ -68,7 +68,7 @@ def test_two_processes_leave_the_run_of_one(alone: Outcome, tmp_path: Path) -> N
 
 
 def test_what_every_process_refuses_is_said_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"batch_size=9 does not divide among 2 processes") as hit:
+    with pytest.raises(ConfigError, match=r"9 does not divide among 2 processes") as hit:
         run_of(tmp_path, "runtime.processes=2", "training.batch_size=9")
     assert "process 1" not in str(hit.value)
     assert multiprocessing.active_children() == []

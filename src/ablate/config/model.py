@@ -51,6 +51,9 @@ class BaseModelConfig(Node):
     architecture: Architecture | None
     context_length: PositiveInt | None
     dtype: Literal["auto", "float32", "bfloat16"]
+    #: for chat templates with a thinking mode: whether answers begin with thoughts; None leaves it
+    #: to the template
+    thinking: bool | None = Field(default=None, json_schema_extra={"neutral": None})
     lora: Lora | None
     preference_lr: PositiveFloat
     #: prompts per optimizer step of preference training

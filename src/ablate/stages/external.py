@@ -33,8 +33,23 @@ def model_folder(path: str, content: dict[str, Any]) -> str:
     if "hub" not in content:
         return str(Path(path).expanduser())
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
 
-    return str(snapshot_download(content["hub"], revision=content["commit"]))
+    from ablate.models.missing import offline_help
+
+    # not what lies beside: repositories hold the same weights in other formats
+    patterns = [f"*{suffix}" for suffix in (*WANTED, ".py")]
+    try:
+        return str(
+            snapshot_download(
+                content["hub"],
+                revision=content["commit"],
+                allow_patterns=patterns,
+                ignore_patterns=["*/*"],
+            )
+        )
+    except (HfHubHTTPError, OSError) as error:
+        raise ModelError(offline_help(content["hub"], "model", error)) from error
 
 
 def classifier_content(path: str, layout: Layout) -> dict[str, Any]:
@@ -73,6 +88,8 @@ def _commit(hub_id: str, revision: str | None) -> str:
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    from ablate.models.missing import offline_help
+
     try:
         if not constants.HF_HUB_OFFLINE:
             commit = HfApi().model_info(hub_id, revision=revision).sha
@@ -83,7 +100,4 @@ def _commit(hub_id: str, revision: str | None) -> str:
     try:
         return Path(snapshot_download(hub_id, revision=revision, local_files_only=True)).name
     except (LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"the hub id {hub_id} cannot be reached and is not in the local cache. On a machine "
-            f"with network run `hf download {hub_id}`, then set base_model.path to that folder"
-        ) from error
+        raise ModelError(offline_help(hub_id, "model", error)) from error

@@ -1,5 +1,8 @@
 """Low-rank adapters: their peft configuration, and weights with adapters merged in."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,6 +57,41 @@ def merged_state_dict(model: Any, keep: bool = True) -> dict[str, torch.Tensor]:
                 tensor = (tensor.float() + delta.float()).to(value.dtype)
         _add(merged, f"{owner}.{inner.removeprefix('base_layer.')}", tensor, keep)
     return merged
+
+
+def merge(model: Any) -> None:
+    """Adds the adapters to the base model's weights, in place, and takes them out of it."""
+    weights = merged_state_dict(model)
+    base = model.unload()
+    base.load_state_dict(weights, strict=False)
+    base.requires_grad_(True)
+
+
+@contextmanager
+def without_adapters(model: Any) -> Iterator[Any]:
+    """Within: the model as it was before its adapters (one copy of the weights serves both)."""
+    inner = getattr(model, "module", model)
+    with inner.disable_adapter(), torch.no_grad():
+        yield inner
+
+
+def save_adapters(model: Any, state: dict[str, torch.Tensor], folder: Path) -> None:
+    """Write adapters alone, as `peft.PeftModel.from_pretrained` reads them."""
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    model.peft_config["default"].save_pretrained(str(folder))
+
+
+def adapter_state_dict(model: Any, keep: bool = True) -> dict[str, torch.Tensor]:
+    """The adapters' weights by the names in their file; sharded ones are gathered by all."""
+    from peft import get_peft_model_state_dict
+
+    state: dict[str, torch.Tensor] = {}
+    for name, value in get_peft_model_state_dict(model, save_embedding_layers=False).items():
+        _add(state, name, value.detach(), keep)
+    return {name: value.contiguous() for name, value in state.items()}
 
 
 def _add(weights: dict[str, torch.Tensor], name: str, value: Any, keep: bool) -> None:

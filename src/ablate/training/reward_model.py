@@ -1,4 +1,4 @@
-"""Scalar reward models: trained from a causal model's weights, Bradley–Terry or regression."""
+"""Reward models trained from a causal model's weights: scalar ones and preference models."""
 
 import math
 import tempfile
@@ -13,12 +13,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablate.errors import ConfigError, DataError
-from ablate.models.loading import check_lengths, context_length, resolve_device
+from ablate.models.loading import check_lengths, context_length, resolve_device, resolve_dtype
 from ablate.training.groups import presentation_order
 from ablate.training.table import Report, StepTable
 from ablate.trl_compat.arguments import (
     Optimisation,
     common_arguments,
+    fitting_micro_batch,
+    micro_batch,
     padded_count,
     world_size,
 )
@@ -47,7 +49,7 @@ class RewardSettings(Protocol):
     """What this module reads of the `reward.training` node."""
 
     @property
-    def loss(self) -> Literal["bradley_terry", "regression", "dpo"]: ...
+    def loss(self) -> Literal["bradley_terry", "regression", "preference"]: ...
     @property
     def lr(self) -> float: ...
     @property
@@ -67,13 +69,22 @@ def train_reward_model(
     report: Report | None = None,
     dtype: str = "float32",
     device: str = "auto",
+    outputs: int = 1,
+    tau: float | None = None,
+    micro_batch_size: int | None = None,
+    gradient_checkpointing: bool = False,
 ) -> tuple[PreTrainedModel, pd.DataFrame]:
-    """Train a sequence classifier with one output, started from a causal model's weights.
+    """Train a sequence classifier, started from a causal model's weights.
 
     `bradley_terry` takes comparisons and maximises log σ(r_chosen − r_rejected);
-    `regression` takes scored responses and minimises (r − score)². AdamW at a constant rate; the
-    head is drawn from `seed`. With several processes, a last batch that does not divide is made
-    up with fillers that weigh nothing.
+    `regression` takes scored responses and minimises (r − score)²; `preference` takes comparisons,
+    gives each response an embedding of `outputs` numbers and maximises log σ(s/tau), s the
+    general preference score (arXiv 2410.02197). AdamW at a constant rate; the head is drawn from
+    `seed`. With several processes, fillers that weigh nothing make up a last batch that does not
+    divide.
+
+    Args:
+        micro_batch_size: examples per forward pass and process at most; None: all of a step.
 
     Returns:
         the model (in evaluation mode) and one row per step.
@@ -86,8 +97,12 @@ def train_reward_model(
     from ablate.trl_compat.reward import TokenRewardTrainer, classifier_from_causal
 
     pad = int(tokenizer.pad_token_id)
-    model = classifier_from_causal(str(model_dir), pad_token_id=pad, seed=seed, dtype=torch.float32)
-    model.to(resolve_device(device))
+    model = classifier_from_causal(
+        str(model_dir), pad_token_id=pad, seed=seed, outputs=outputs, dtype=torch.float32
+    )
+    place = resolve_device(device)
+    kept_dtype = resolve_dtype(dtype, place)
+    model.to(place)
     rows = [_sequences(example) for example in examples]
     check_lengths((len(ids) for row in rows for ids in row), context_length(model))
     steps = math.ceil(math.ceil(len(rows) * settings.epochs) / settings.batch_size)
@@ -97,10 +112,12 @@ def train_reward_model(
         schedule="constant",
         warmup_steps=0,
         batch_size=settings.batch_size,
-        micro_batch_size=None,
+        micro_batch_size=fitting_micro_batch(settings.batch_size, micro_batch_size),
         weight_decay=0.0,
         max_grad_norm=1.0,
+        gradient_checkpointing=gradient_checkpointing,
     )
+    parts = world_size() * micro_batch(optimisation)[1]
 
     def collate(positions: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         asked = [int(position["index"]) for position in positions]
@@ -109,7 +126,7 @@ def train_reward_model(
         if settings.loss == "regression":
             scores = [getattr(examples[place], "score") for place in places]  # noqa: B009
             batch["labels"] = torch.tensor(scores, dtype=torch.float32)
-        if world_size() > 1:
+        if parts > 1:
             batch["weights"] = torch.tensor([float(place < len(order)) for place in asked])
         return batch
 
@@ -122,7 +139,7 @@ def train_reward_model(
             seed=seed,
             max_steps=steps,
             model=model,
-            mixed_bf16=dtype == "bfloat16",
+            mixed_bf16=kept_dtype == torch.bfloat16,
         )
         trainer = TokenRewardTrainer(
             model,
@@ -131,25 +148,27 @@ def train_reward_model(
             num_positions=padded_count(len(order), optimisation),
             tokenizer=tokenizer,
             callbacks=[table],
+            preference_tau=tau,
         )
         try:
             trainer.train()
         finally:
             trainer.release()
-    return model.to(getattr(torch, dtype)), table.frame()
+    return model.to(kept_dtype), table.frame()
 
 
 def _check(examples: Sequence[Any], loss: str) -> None:
-    kinds = {"bradley_terry": Comparison, "regression": ScoredResponse}
+    kinds = {
+        "bradley_terry": Comparison,
+        "regression": ScoredResponse,
+        "preference": Comparison,
+    }
     if loss not in kinds:
-        raise ConfigError(
-            f"reward.training.loss={loss} trains no scalar reward model; use bradley_terry or "
-            "regression"
-        )
+        raise ConfigError(f"loss={loss} trains no reward model; use {', '.join(kinds)}")
     if not examples:
         raise DataError("there are no labels to train a reward model on")
     if not all(isinstance(example, kinds[loss]) for example in examples):
-        raise DataError(f"reward.training.loss={loss} needs examples of {kinds[loss].__name__}")
+        raise DataError(f"loss={loss} needs examples of {kinds[loss].__name__}")
     for place, example in enumerate(examples):
         if loss == "regression" and not math.isfinite(example.score):
             raise DataError(f"scored response {place} has a score that is not finite")

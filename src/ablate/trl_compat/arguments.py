@@ -48,8 +48,8 @@ def micro_batch(optimisation: Optimisation) -> tuple[int, int]:
     batch = optimisation.batch_size
     if batch % processes:
         raise ConfigError(
-            f"training.batch_size={batch} does not divide among {processes} processes; take a "
-            f"multiple of {processes}"
+            f"a batch of {batch} does not divide among {processes} processes; take a multiple of "
+            f"{processes} (training.batch_size={batch})"
         )
     share = batch // processes
     micro = optimisation.micro_batch_size or share
@@ -59,6 +59,17 @@ def micro_batch(optimisation: Optimisation) -> tuple[int, int]:
             f"{processes} processes has of training.batch_size={batch}"
         )
     return micro, share // micro
+
+
+def fitting_micro_batch(batch_size: int, wanted: int | None) -> int | None:
+    """The largest number of examples per forward pass up to `wanted` that divides each share.
+
+    For trainings whose micro-batches are a matter of memory alone. None: the whole share at once.
+    """
+    if wanted is None:
+        return None
+    share = max(1, batch_size // world_size())
+    return max(size for size in range(1, min(wanted, share) + 1) if share % size == 0)
 
 
 def padded_count(count: int, optimisation: Optimisation) -> int:

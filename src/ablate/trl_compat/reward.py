@@ -1,4 +1,4 @@
-"""TRL's RewardTrainer on token ids: Bradley–Terry as TRL has it, or regression on scores."""
+"""TRL's RewardTrainer on token ids: Bradley–Terry as TRL has it, regression, preferences."""
 
 from typing import Any
 
@@ -15,9 +15,10 @@ class TokenRewardTrainer(PositionsTrainer, RewardTrainer):
     """RewardTrainer whose dataset holds positions; the collator looks the examples up.
 
     Batches with `labels` (float[R], one score per sequence) are trained by mean squared error;
-    others hold all chosen and then all rejected sequences and go to TRL's Bradley–Terry loss.
-    With several processes a batch has `weights` (float[examples], 0 for fillers), and the loss is
-    the mean over the examples of all processes' batches that weigh something.
+    others hold all chosen and then all rejected sequences and go to TRL's Bradley–Terry loss, or,
+    with `preference_tau`, to that of a general preference model. In micro-batches or on several
+    processes a batch has `weights` (float[examples], 0 for fillers), and the loss is the mean over
+    the examples of an optimizer step that weigh something.
     """
 
     def __init__(
@@ -29,8 +30,15 @@ class TokenRewardTrainer(PositionsTrainer, RewardTrainer):
         num_positions: int,
         tokenizer: Any,
         callbacks: list[TrainerCallback],
+        preference_tau: float | None = None,
     ) -> None:
         check_version()
+        self.preference_tau = preference_tau
+        #: what the micro-batches with weights held since the last log, on the CPU
+        self._seen: list[dict[str, torch.Tensor]] = []
+        self._tokens_seen = 0
+        #: examples that weigh something in the present optimizer step, of all processes
+        self._examples: torch.Tensor | float = 1.0
         super().__init__(
             model=model,
             args=RewardConfig(**arguments, max_length=None),
@@ -57,6 +65,8 @@ class TokenRewardTrainer(PositionsTrainer, RewardTrainer):
         """Mean squared error on scored batches, TRL's own loss on compared ones."""
         if "weights" in inputs:
             return self._weighted(model, inputs)
+        if self.preference_tau is not None:
+            return self._preference_loss(model, inputs, return_outputs)
         if "labels" not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         targets = inputs["labels"]
@@ -73,49 +83,82 @@ class TokenRewardTrainer(PositionsTrainer, RewardTrainer):
         """The same losses and metrics over the examples of all processes, by weight."""
         ids, attention = inputs["input_ids"], inputs["attention_mask"]
         output = model(input_ids=ids, attention_mask=attention, use_cache=False)
-        scores, weights = output.logits.squeeze(-1).float(), inputs["weights"]
-        real = weights > 0
+        values, weights = output.logits.float(), inputs["weights"]
+        seen: dict[str, torch.Tensor] = {}
         if "labels" in inputs:
-            losses = (scores - inputs["labels"]).square()
-            shown, targets = scores.detach()[real], inputs["labels"][real]
+            seen = {"scores": values.squeeze(-1), "targets": inputs["labels"]}
+            losses = (seen["scores"] - seen["targets"]).square()
+        elif self.preference_tau is not None:
+            seen = {"gaps": preference_scores(*values.chunk(2))}
+            losses = -torch.nn.functional.logsigmoid(seen["gaps"] / self.preference_tau)
         else:
-            chosen, rejected = torch.chunk(scores, 2)
-            losses = -torch.nn.functional.logsigmoid(chosen - rejected)
-            shown = torch.stack([chosen, rejected], dim=1).detach()[real]
-            targets = None
+            chosen, rejected = values.squeeze(-1).chunk(2)
+            seen = {"scores": torch.stack([chosen, rejected], dim=1), "gaps": chosen - rejected}
+            losses = -torch.nn.functional.logsigmoid(seen["gaps"])
+        real = weights > 0
+        tokens = attention.sum(dim=1) * real.repeat(len(ids) // len(weights))
+        self._seen.append({name: value.detach()[real].cpu() for name, value in seen.items()})
+        self._tokens_seen += int(tokens.sum())
         # DDP averages gradients over processes, while the denominator counts all their examples
-        everywhere = self.accelerator.reduce(weights.sum(), reduction="sum")
-        loss = (losses * weights).sum() / everywhere * self.accelerator.num_processes
-        rows = real.repeat(len(ids) // len(weights))
-        self._note(shown, targets, int((attention.sum(dim=1) * rows).sum()))
-        return loss
+        loss: torch.Tensor = (losses * weights).sum() / self._examples
+        return loss * self.accelerator.num_processes
 
-    def _note(self, scores: torch.Tensor, targets: torch.Tensor | None, tokens: int) -> None:
-        """Metrics of all processes' examples: `scores` float[n, 2] compared, or float[n]."""
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the metrics of a step in micro-batches or on several processes, of all examples."""
         from accelerate.utils import gather_object
 
-        mine = (scores.cpu(), None if targets is None else targets.cpu(), tokens)
-        pieces = gather_object([mine])
-        scores = torch.cat([piece[0] for piece in pieces])
-        metrics = self._metrics["train"]
-        metrics["mean_reward"].append(float(scores.mean()))
-        if targets is not None:
-            metrics["correlation"].append(
-                correlation(scores, torch.cat([piece[1] for piece in pieces]))
-            )
-            return
-        self._total_train_tokens += sum(piece[2] for piece in pieces)
-        metrics["num_tokens"] = [self._total_train_tokens]
-        gap = scores[:, 0] - scores[:, 1]
-        metrics["min_reward"].append(float(scores.min()))
-        metrics["max_reward"].append(float(scores.max()))
-        metrics["accuracy"].append(float((gap > 0).float().mean()))
-        metrics["margin"].append(float(gap.mean()))
+        if self._seen:
+            mine, self._seen = self._seen, []
+            pieces = gather_object([(mine, self._tokens_seen)])
+            seen = [batch for batches, _ in pieces for batch in batches]
+            joined = {name: torch.cat([batch[name] for batch in seen]) for name in seen[0]}
+            logs |= _metrics(joined)
+            if "targets" not in joined:
+                logs["num_tokens"] = sum(tokens for _, tokens in pieces)
+        super().log(logs, start_time)
+
+    def _preference_loss(
+        self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool
+    ) -> Any:
+        """Mean of -log σ(s(chosen, rejected)/tau), arXiv 2410.02197."""
+        assert self.preference_tau is not None
+        output = model(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+        )
+        chosen, rejected = output.logits.float().chunk(2)
+        scores = preference_scores(chosen, rejected)
+        loss = -torch.nn.functional.logsigmoid(scores / self.preference_tau).mean()
+        right = (scores > 0).float() + 0.5 * (scores == 0).float()
+        self._metrics["train"]["accuracy"].append(float(right.detach().mean()))
+        self._metrics["train"]["margin"].append(float(scores.detach().mean()))
+        return (loss, output) if return_outputs else loss
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The scores are called `labels`, but they are no tokens to be counted."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.loss_is_scaled_for_ga = bool(batches) and "weights" in batches[0]
+        if self.loss_is_scaled_for_ga:
+            own = torch.stack([batch["weights"].sum() for batch in batches]).sum().to(device)
+            self._examples = self.accelerator.reduce(own, reduction="sum")
         return batches, None
+
+
+def _metrics(seen: dict[str, torch.Tensor]) -> dict[str, float]:
+    """As TRL names them, of `scores` float[n] or [n, 2], their `targets` or their `gaps`."""
+    metrics: dict[str, float] = {}
+    if "scores" in seen:
+        metrics["mean_reward"] = float(seen["scores"].mean())
+    if "targets" in seen:
+        return {**metrics, "correlation": correlation(seen["scores"], seen["targets"])}
+    if "scores" in seen:
+        metrics["min_reward"] = float(seen["scores"].min())
+        metrics["max_reward"] = float(seen["scores"].max())
+    gaps = seen["gaps"]
+    # a tie counts half where scores are of pairs; equal rewards count as wrong, as TRL has it
+    ties = 0.0 if "scores" in seen else 0.5 * float((gaps == 0).float().mean())
+    metrics["accuracy"] = float((gaps > 0).float().mean()) + ties
+    metrics["margin"] = float(gaps.mean())
+    return metrics
 
 
 def correlation(scores: torch.Tensor, targets: torch.Tensor) -> float:
@@ -124,8 +167,22 @@ def correlation(scores: torch.Tensor, targets: torch.Tensor) -> float:
     return float((centred * wanted).sum() / (centred.norm() * wanted.norm()).clamp(min=1e-12))
 
 
-def classifier_from_causal(path: str, *, pad_token_id: int, seed: int, **kwargs: Any) -> Any:
-    """A sequence classifier with one output on the weights of a causal model.
+def preference_scores(left: Any, right: Any) -> Any:
+    """s(left beats right) of paired embeddings, the same for tensors and arrays.
+
+    s = vᵀ R w with R made of the skew-symmetric blocks ((0, 1), (-1, 0)): s(v, w) = -s(w, v), and
+    three responses may beat each other in a circle.
+
+    Args:
+        left, right: float[..., D] that broadcast, D even.
+    """
+    return (left[..., 0::2] * right[..., 1::2] - left[..., 1::2] * right[..., 0::2]).sum(-1)
+
+
+def classifier_from_causal(
+    path: str, *, pad_token_id: int, seed: int, outputs: int = 1, **kwargs: Any
+) -> Any:
+    """A sequence classifier with `outputs` outputs on the weights of a causal model.
 
     The new head is drawn from `seed`; the warnings that it is new and that the language-model
     head is gone, both meant, are kept back by TRL's own filter.
@@ -136,6 +193,6 @@ def classifier_from_causal(path: str, *, pad_token_id: int, seed: int, **kwargs:
     with torch.random.fork_rng(devices=[]), suppress_seqcls_warning(), quiet():
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-            path, num_labels=1, pad_token_id=pad_token_id, **kwargs
+            path, num_labels=outputs, pad_token_id=pad_token_id, **kwargs
         )
     return model
