@@ -79,9 +79,7 @@ def test_no_scalar_reward_holds_a_circle(
     tokenizer: Any,
     tmp_path: Path,
 ) -> None:
-    scorer = RewardModelScorer(
-        train(answer, start, tokenizer, tmp_path, "bradley_terry"), "cpu"
-    )
+    scorer = RewardModelScorer(train(answer, start, tokenizer, tmp_path, "bradley_terry"), "cpu")
     scores = scorer.score(answers).reshape(-1, 3)
     place = {"rock": 0, "scissors": 1, "paper": 2}
     for row in scores:
