@@ -266,12 +266,14 @@ def _fill(
 def _best(values: pd.DataFrame) -> dict[str, set[Any]]:
     """metric -> cells that may be the best of their column, where better means something."""
     result: dict[str, set[Any]] = {metric: set() for metric in dict.fromkeys(values["metric"])}
-    for (metric, _), part in values.groupby(["metric", "col"], sort=False):
+    for _, part in values.groupby("stratum", sort=False):
+        metric = part["metric"].iloc[0]
         better = describe(metric).better
-        if better == 0:
-            continue
         fit = fit_blocks(part["arm"].tolist(), part["block"].tolist(), part["value"].to_numpy())
-        if len(fit.arms) > 1 and fit.df > 0:
-            keep = possible_best(fit, better, LEVEL)
-            result[metric] |= {arm for arm, kept in zip(fit.arms, keep, strict=True) if kept}
+        if better == 0 or fit.df < 1:
+            continue
+        for _, column in part.groupby("col", sort=False):
+            among = list(dict.fromkeys(column["arm"]))
+            if len(among) > 1:
+                result[metric] |= set(possible_best(fit, among, better, LEVEL))
     return result

@@ -1,5 +1,6 @@
 """Many comparisons at once: Holm's correction, intervals that hold together, the possible best."""
 
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,8 @@ def simultaneous_half_width(
     return np.asarray(stats.t.ppf(1 - (1 - level) / (2 * comparisons), df) * se)
 
 
-def possible_best(fit: Fit, better: int, level: float) -> NDArray[Any]:
-    """bool[A]: a set of arms that holds the best one with probability `level`.
+def possible_best(fit: Fit, among: Sequence[Hashable], better: int, level: float) -> list[Hashable]:
+    """A set of arms that holds the best one of `among` with probability `level`.
 
     Multiple comparisons with the best (Hsu, 1984), by Bonferroni's bound: an arm leaves the set
     when some other arm is better at a one-sided level divided by the number of other arms.
@@ -53,14 +54,14 @@ def possible_best(fit: Fit, better: int, level: float) -> NDArray[Any]:
     Args:
         better: 1 where more is better, -1 where less is.
     """
-    count = len(fit.arms)
-    keep = np.ones(count, dtype=bool)
-    if count < 2:
-        return keep
-    critical = stats.t.ppf(1 - (1 - level) / (count - 1), fit.df) if fit.df > 0 else np.inf
-    for index, arm in enumerate(fit.arms):
-        others = [other for other in fit.arms if other != arm]
+    if len(among) < 2 or fit.df < 1:
+        return list(among)
+    critical = stats.t.ppf(1 - (1 - level) / (len(among) - 1), fit.df)
+    kept = []
+    for arm in among:
+        others = [other for other in among if other != arm]
         gap, se = fit.contrast(fit.pairs([(other, arm) for other in others]))
         with np.errstate(invalid="ignore"):
-            keep[index] = not bool((better * gap > critical * se).any())
-    return keep
+            if not (better * gap > critical * se).any():
+                kept.append(arm)
+    return kept

@@ -12,6 +12,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ablate.cli.compare:main",
         "two runs or cells paired by prompt, and where they differ most",
     ),
+    "effects": (
+        "ablate.cli.effects:main",
+        "which factor matters over a grid: main effects and interactions, with a figure",
+    ),
     "sample": (
         "ablate.cli.sample:main",
         "print prompts, answers of the SFT policy and their judge scores",
