@@ -8,7 +8,6 @@ import pandas as pd
 from scipy import stats
 
 from ablate.analysis import arms
-from ablate.analysis.blocked import residuals
 from ablate.analysis.caption import name_of, number, title
 from ablate.analysis.power import detectable, seeds_needed
 from ablate.analysis.table import AblationTable, Entry
@@ -16,6 +15,8 @@ from ablate.metrics import describe
 
 #: reasons of failed runs that are told one by one
 REASONS_TOLD = 5
+#: p-value (corrected) below which a cell's larger spread is noted
+UNEVEN = 0.01
 #: cells whose tokens differ by more than this share had unequal compute
 COMPUTE_TOLERANCE = 0.02
 
@@ -153,33 +154,31 @@ def _same(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
 
 
 def _uneven(table: AblationTable, metric: str) -> str | None:
-    """A note where one cell spreads more than the others by an F test (Bonferroni over cells)."""
+    """A note where one cell spreads more than the others, by an F test (Bonferroni over cells)."""
     for _, part in _strata(table):
-        rows = part[part[metric].notna()]
-        keys = rows["arm"].tolist()
-        left = residuals(keys, rows["block"].tolist(), rows[metric].to_numpy(dtype=float))
-        squares: dict[object, list[float]] = {}
-        for arm, value in zip(keys, left, strict=True):
-            squares.setdefault(arm, []).append(float(value) ** 2)
-        blocks = rows["block"].nunique()
-        df = len(rows) - len(squares) - blocks + 1
-        full = {arm: values for arm, values in squares.items() if len(values) == blocks}
-        if len(full) < 3 or df < 2 or blocks < 3:
+        wide = part.pivot(index="block", columns="arm", values=metric).dropna(axis=1)
+        blocks, count = wide.shape
+        if count < 3 or blocks < 3:
             continue
-        own = (blocks - 1) * (len(squares) - 1) / len(squares)
-        worst, values = max(full.items(), key=lambda item: sum(item[1]))
-        others = sum(sum(v) for arm, v in squares.items() if arm != worst)
-        if others <= 0:
-            continue
-        ratio = (sum(values) / own) / (others / (df - own))
-        p = min(1.0, len(full) * float(stats.f.sf(ratio, own, df - own)))
-        if p < 0.01:
-            name = name_of(table, *worst)  # type: ignore[misc]
-            return (
-                f"{title(metric)}: {name} varies {math.sqrt(ratio):.1f} times as much between "
-                "seeds as the other cells; the pooled variance is too small for it and too large "
-                "for them"
-            )
+        values = wide.to_numpy(dtype=float)
+        for place, arm in enumerate(wide.columns):
+            others = np.delete(values, place, axis=1)
+            left = others - others.mean(axis=1, keepdims=True)
+            left -= left.mean(axis=0, keepdims=True)
+            df = (blocks - 1) * (count - 2)
+            pooled = float((left**2).sum()) / df
+            if pooled <= 0:
+                continue
+            # what the others' mean adds to the spread of the difference is theirs
+            own = float((values[:, place] - others.mean(axis=1)).var(ddof=1))
+            ratio = own / (pooled * (1 + 1 / (count - 1)))
+            if count * float(stats.f.sf(ratio, blocks - 1, df)) < UNEVEN:
+                times = math.sqrt(max(own - pooled / (count - 1), 0) / pooled)
+                return (
+                    f"{title(metric)}: {name_of(table, *arm)} varies {times:.1f} times as much "
+                    "between seeds as the other cells; the pooled variance is too small for it "
+                    "and too large for them"
+                )
     return None
 
 
