@@ -1,6 +1,15 @@
 """Results: pandas DataFrames over the store, a row per run, per step or per answer."""
 
-from ablate.results.load import Damaged, Runs, load, load_eval, load_train, read_answers, read_runs
+from ablate.results.load import (
+    Damaged,
+    Runs,
+    load,
+    load_curve,
+    load_eval,
+    load_train,
+    read_answers,
+    read_runs,
+)
 from ablate.results.sweeps import Study, load_study
 
 __all__ = [
@@ -8,6 +17,7 @@ __all__ = [
     "Runs",
     "Study",
     "load",
+    "load_curve",
     "load_eval",
     "load_study",
     "load_train",

@@ -25,6 +25,7 @@ FACTORS = {
 }
 EVAL = "eval.parquet"
 TRAIN = "train.parquet"
+CURVE = "curve.parquet"
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,10 @@ def load_eval(root: str | Path = "results", ids: Iterable[str] | None = None) ->
 
 
 def load_train(root: str | Path = "results", ids: Iterable[str] | None = None) -> pd.DataFrame:
-    """One row per run and optimizer step: `id` and the columns of train.parquet."""
+    """One row per run and optimizer step: `id` and the columns of train.parquet.
+
+    Where a run has several rounds, `round` counts them from 1 and `step` begins anew in each.
+    """
     return _tables(root, ids, TRAIN)
 
 
@@ -178,10 +182,21 @@ def read_answers(path: str | Path, columns: list[str] | None = None) -> pd.DataF
     return read_table(Path(path) / EVAL, columns)
 
 
+def load_curve(root: str | Path = "results", ids: Iterable[str] | None = None) -> pd.DataFrame:
+    """One row per run and point of its over-optimisation curve; runs without one are left out.
+
+    Columns: id, (round,) step, judge_reward, training_reward (on training's scale), kl (to SFT, in
+    nats per response), length (tokens), truncated (share), all means over the same valid prompts.
+    """
+    return _tables(root, ids, CURVE)
+
+
 def _tables(root: str | Path, ids: Iterable[str] | None, name: str) -> pd.DataFrame:
     runs = load(root, ids)
     frames = []
     for identity, path in zip(runs.get("id", []), runs.get("path", []), strict=True):
-        verify(Path(path), name)
-        frames.append(read_table(Path(path) / name).assign(id=identity))
+        # not every run leaves every table; what its manifest names must be there
+        if name in files.read_json(Path(path) / files.MANIFEST):
+            verify(Path(path), name)
+            frames.append(read_table(Path(path) / name).assign(id=identity))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
