@@ -106,6 +106,17 @@ def test_a_name_stands_for_every_sweep_started_by_it(root: Path) -> None:
         load_study(root, "other")
 
 
+def test_what_a_sweep_fixed_about_its_table_is_read_back(root: Path) -> None:
+    record = put(root, answers(5.0, 0))
+    freeze(root, [config_of()], [record.identity], "mine")
+    path = next(Layout(root).sweeps.glob("*/sweep.json"))
+    content = json.loads(path.read_text())
+    content["overrides"] += ["analysis.rows=objective,num_responses", "analysis.margin=0.25"]
+    path.write_text(json.dumps(content))
+    fixed = load_study(root, "mine").settings
+    assert fixed == {"rows": ["objective", "num_responses"], "margin": "0.25"}
+
+
 def test_an_empty_store_is_an_empty_frame(root: Path) -> None:
     root.mkdir()
     study = load_study(root)

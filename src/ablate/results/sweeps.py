@@ -67,6 +67,17 @@ def names(content: dict[str, Any]) -> list[str]:
     ]
 
 
+def analysis_of(content: dict[str, Any]) -> dict[str, Any]:
+    """What the sweep file fixed about its table: rows, cols, metrics (lists), baseline, margin."""
+    found: dict[str, Any] = {}
+    for word in content["overrides"]:
+        key, _, value = str(word).partition("=")
+        if key.startswith("analysis."):
+            name = key.removeprefix("analysis.")
+            found[name] = value.split(",") if name in ("rows", "cols", "metrics") else value
+    return found
+
+
 def load_study(root: str | Path, sweep: str | None = None) -> Study:
     """The runs of a sweep, or of a whole store, with those that are missing.
 
@@ -90,7 +101,7 @@ def load_study(root: str | Path, sweep: str | None = None) -> Study:
     for folder in sweep_folders(layout, sweep):
         content = files.read_json(folder / "sweep.json")
         asked |= {str(identity): folder for identity in content["runs"]}
-        analysis |= content.get("analysis", {})
+        analysis |= analysis_of(content)
     runs = read_runs(root, asked)
     lacking = _lacking(layout, asked, runs)
     return Study(runs.frame, lacking, runs.damaged, sweep, analysis)
