@@ -38,12 +38,18 @@ def _plain(value: Any) -> Any:
     return value
 
 
+#: nodes of a run that are of several kinds
+_CHOSEN_BY_KIND = ("dataset", "judge")
+
+
 def explain(error: ValidationError, root: str = "") -> str:
     """One line per mistake: the field as it is typed on the command line, the rule, the value."""
     lines = []
     for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"] if part not in ("world", "local"))
-        path = ".".join(part for part in (root, path) if part)
+        parts = [str(part) for part in item["loc"]]
+        if parts and parts[0] in _CHOSEN_BY_KIND:
+            del parts[1:2]  # the kind by which pydantic chose the node; no one types it
+        path = ".".join(part for part in (root, *parts) if part)
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "missing":
             lines.append(f"{path}: missing")

@@ -2,12 +2,14 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
 from ablate.config.base import Node, explain
 from ablate.config.dataset import DatasetConfig, Sampling
+from ablate.config.judge import JudgeConfig
 from ablate.config.model import BaseModelConfig
 from ablate.config.objective import ObjectiveConfig
+from ablate.config.reward_training import RewardTraining
 from ablate.config.training import TrainingConfig
 from ablate.errors import ConfigError
 
@@ -17,18 +19,6 @@ class NumResponses(Node):
 
     k: PositiveInt
     select: Literal["first", "paper", "best_worst"]
-
-
-class RewardTraining(Node):
-    """How a learnt reward source is trained, on labels of prompts the policy never trains on."""
-
-    loss: Literal["bradley_terry", "regression", "dpo"]
-    init: Literal["sft", "base"]
-    num_labels: PositiveInt | None
-    beta: PositiveFloat | None
-    lr: PositiveFloat
-    batch_size: PositiveInt
-    epochs: PositiveFloat
 
 
 class RewardConfig(Node):
@@ -47,15 +37,6 @@ class CollectionConfig(Node):
 
     name: str
     kind: Literal["offline"]
-
-
-class JudgeConfig(Node):
-    """Who scores labels and evaluation: the world's rule, a held-out reward model, a classifier."""
-
-    name: str
-    kind: Literal["world", "preference", "hf"]
-    path: str | None
-    training: RewardTraining | None
 
 
 class EvaluationConfig(Node):
@@ -103,7 +84,7 @@ class RunConfig(Node):
     base_model: BaseModelConfig
     dataset: DatasetConfig = Field(discriminator="kind")
     collection: CollectionConfig
-    judge: JudgeConfig
+    judge: JudgeConfig = Field(discriminator="kind")
     evaluation: EvaluationConfig
     training: TrainingConfig
     tracker: TrackerConfig

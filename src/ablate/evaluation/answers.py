@@ -1,7 +1,7 @@
 """Answers of a policy to held-out prompts, as one table with the judge's scores."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -14,6 +14,9 @@ from ablate.sampling.sample import sample_responses
 
 SAMPLE_BATCH = 256
 
+#: what each answer is compared with, by split, prompt_id and sample; or with itself
+Opponents = dict[tuple[str, str, int], str] | Literal["itself"]
+
 
 def answer_prompts(
     model: Any,
@@ -24,9 +27,13 @@ def answer_prompts(
     sampling: Sampling,
     seed: int,
     judge: Judge,
+    opponents: Opponents | None = None,
     report: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> pd.DataFrame:
     """Samples answers and has them judged.
+
+    Args:
+        opponents: for judges that compare two.
 
     Returns:
         One row per prompt and sample, in the prompts' order: split, prompt_id, sample, prompt,
@@ -59,6 +66,11 @@ def answer_prompts(
             "truncated": [not item.finished for item in sampled],
         }
     )
+    if opponents == "itself":
+        frame["opponent"] = frame["response"]
+    elif opponents is not None:
+        keys = zip(frame["split"], frame["prompt_id"], frame["sample"], strict=True)
+        frame["opponent"] = [opponents[key] for key in keys]
     frame["judge_score"] = judge.score(answers_of(frame))
     return frame
 
@@ -76,7 +88,12 @@ def answers_of(frame: pd.DataFrame) -> list[Answer]:
     """The rows of an answer table or of a pool as scorers and judges want them."""
     return [
         Answer(
-            row.prompt_id, row.prompt, list(row.prompt_ids), row.response, list(row.response_ids)
+            row.prompt_id,
+            row.prompt,
+            list(row.prompt_ids),
+            row.response,
+            list(row.response_ids),
+            getattr(row, "opponent", None),
         )
         for row in frame.itertuples()
     ]

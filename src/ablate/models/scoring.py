@@ -25,11 +25,15 @@ def load_reward_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     device: str = "auto",
+    output: int | None = None,
 ) -> PreTrainedModel:
-    """A sequence classifier with one output, from a folder or the local cache of a hub id.
+    """A sequence classifier, from a folder or the local cache of a hub id; safetensors only.
+
+    Args:
+        output: which output is the score; None: it must have one.
 
     Raises:
-        ModelError: nothing there, a language model without a classifier, or several outputs.
+        ModelError: nothing there, a language model without a classifier, or other outputs.
     """
     path = str(path_or_id)
     if not os.path.isdir(path) and path.startswith(("/", ".", "~")):
@@ -38,7 +42,11 @@ def load_reward_model(
     try:
         with quiet():
             model, report = AutoModelForSequenceClassification.from_pretrained(
-                path, dtype=getattr(torch, dtype), output_loading_info=True, **options
+                path,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
             )
     except (OSError, ValueError) as error:
         raise ModelError(offline_help(path, "reward model", error)) from error
@@ -47,11 +55,41 @@ def load_reward_model(
             f"{path} has no trained score head ({', '.join(sorted(report['missing_keys']))} "
             "missing): it is a language model, not a reward model"
         )
-    if model.config.num_labels != 1:
-        raise ModelError(
-            f"{path} gives {model.config.num_labels} outputs; a reward model gives one score"
-        )
+    check_outputs(path, model.config.num_labels, output)
     return model.to(resolve_device(device)).eval()
+
+
+def check_outputs(path: str, outputs: int, output: int | None) -> None:
+    """Refuses a classifier that has several outputs, or not the one that is asked for.
+
+    Raises:
+        ModelError: names how many there are.
+    """
+    if output is None and outputs != 1:
+        raise ModelError(
+            f"{path} gives {outputs} outputs; a reward model gives one score. Say which output is "
+            f"the score, from 0 to {outputs - 1} (judge.output=…)"
+        )
+    if output is not None and output >= outputs:
+        raise ModelError(f"{path} gives {outputs} outputs, numbered from 0: there is no {output}")
+
+
+def check_vocabulary(path: str, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Refuses a tokenizer with ids that the model has no embedding for.
+
+    Args:
+        rows: of the embedding matrix.
+
+    Raises:
+        ModelError: names the highest id and the number of rows.
+    """
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if highest >= rows:
+        raise ModelError(
+            f"the tokenizer of {path} does not fit its model: it gives ids up to {highest}, but "
+            f"the model has embeddings for {rows}. Save the tokenizer that the model was trained "
+            "with into its folder"
+        )
 
 
 def score_responses(
@@ -62,10 +100,7 @@ def score_responses(
 ) -> np.ndarray:
     """float64[N]: the classifier's score of each (prompt ids, response ids), at the last token.
 
-    Batches hold sequences of similar length; padding does not change a score. transformers reads
-    a classifier at the last token that is not the *config's* pad, which in foreign models need
-    not be the tokenizer's and may be the token that ends a response; so each batch is padded with
-    a token that ends none of its rows, and the config is told of it for the time being.
+    Batches hold sequences of similar length; padding does not change a score.
 
     Raises:
         ModelError: a sequence longer than the model's context.
@@ -74,33 +109,61 @@ def score_responses(
     check_lengths((len(row) for row in rows), context_length(model))
     order = sorted(range(len(rows)), key=lambda place: (len(rows[place]), place))
     scores = np.empty(len(rows), dtype=np.float64)
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        scores[places] = score_batch(model, len(tokenizer), [rows[place] for place in places])
+    return scores
+
+
+def score_batch(
+    model: PreTrainedModel,
+    vocabulary: int,
+    rows: Sequence[list[int]],
+    segments: Sequence[list[int]] | None = None,
+    output: int = 0,
+) -> np.ndarray:
+    """float64[B]: one output of the classifier for each sequence, in one forward pass.
+
+    transformers reads a classifier at the last token that is not the *config's* pad, which in
+    foreign models need not be the tokenizer's and may be the token that ends a response; so the
+    batch is padded with a token that ends none of its rows, and the config is told of it for the
+    time being.
+
+    Args:
+        vocabulary: number of tokens; any of them may pad.
+        segments: segment ids of each row, for encoders that know them.
+
+    Raises:
+        ModelError: the rows end with every token there is.
+    """
+    ends = {row[-1] for row in rows}
+    pad = next((token for token in range(vocabulary) if token not in ends), None)
+    if pad is None:
+        raise ModelError("the answers of a batch end with every token there is")
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    types = torch.zeros((len(rows), width), dtype=torch.long)
+    for line, row in enumerate(rows):
+        ids[line, : len(row)] = torch.tensor(row)
+        mask[line, : len(row)] = 1
+        if segments is not None:
+            types[line, : len(row)] = torch.tensor(segments[line])
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if segments is not None:
+        inputs["token_type_ids"] = types
+    # encoders keep no cache of keys and values, and need not know the word
+    options = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
     was_training, configs = model.training, (model.config, model.config.get_text_config())
     pads = [config.pad_token_id for config in configs]
     model.eval()
     try:
+        for config in configs:
+            config.pad_token_id = pad
         with torch.no_grad():
-            for start in range(0, len(order), batch_size):
-                places = order[start : start + batch_size]
-                ends = {rows[place][-1] for place in places}
-                pad = next((token for token in range(len(tokenizer)) if token not in ends), None)
-                if pad is None:
-                    raise ModelError("the answers of a batch end with every token there is")
-                for config in configs:
-                    config.pad_token_id = pad
-                width = max(len(rows[place]) for place in places)
-                ids = torch.full((len(places), width), pad)
-                mask = torch.zeros((len(places), width), dtype=torch.long)
-                for line, place in enumerate(places):
-                    ids[line, : len(rows[place])] = torch.tensor(rows[place])
-                    mask[line, : len(rows[place])] = 1
-                output: Any = model(
-                    input_ids=ids.to(model.device),
-                    attention_mask=mask.to(model.device),
-                    use_cache=False,
-                )
-                scores[places] = output.logits[:, 0].float().cpu().numpy()
+            out: Any = model(**{k: v.to(model.device) for k, v in inputs.items()}, **options)
+        return out.logits[:, output].float().cpu().numpy().astype(np.float64)
     finally:
         for config, old in zip(configs, pads, strict=True):
             config.pad_token_id = old
         model.train(was_training)
-    return scores

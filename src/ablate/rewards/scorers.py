@@ -22,6 +22,8 @@ class Answer:
     prompt_ids: list[int]
     response: str
     response_ids: list[int]
+    #: what it is compared with, by judges that compare two; None: the prompt's other answers
+    opponent: str | None = None
 
 
 class Scorer(Protocol):
@@ -46,27 +48,6 @@ class RewardModelScorer:
         from ablate.models.scoring import score_responses
 
         pairs = [(answer.prompt_ids, answer.response_ids) for answer in answers]
-        return score_responses(self.model, self.tokenizer, pairs, batch_size=SCORE_BATCH)
-
-
-class ClassifierScorer:
-    """A foreign sequence classifier with its own tokenizer and chat template."""
-
-    def __init__(self, path: str, device: str) -> None:
-        from ablate.models.scoring import load_reward_model
-        from ablate.models.tokenizer import load_tokenizer
-
-        self.model = load_reward_model(path, device=device)
-        self.tokenizer = load_tokenizer(path)
-
-    def score(self, answers: Sequence[Answer]) -> NDArray[np.float64]:
-        from ablate.models.scoring import score_responses
-        from ablate.models.tokenizer import encode_prompt, encode_response
-
-        pairs = [
-            (encode_prompt(self.tokenizer, a.prompt), encode_response(self.tokenizer, a.response))
-            for a in answers
-        ]
         return score_responses(self.model, self.tokenizer, pairs, batch_size=SCORE_BATCH)
 
 

@@ -10,8 +10,10 @@ import pandas as pd
 from ablate.config.run import RunConfig
 from ablate.models.loading import load_model
 from ablate.models.tokenizer import load_tokenizer
-from ablate.rewards.scorers import ClassifierScorer, ImplicitScorer, RewardModelScorer, Scorer
+from ablate.rewards.classifier import ClassifierScorer, ClassifierSource
+from ablate.rewards.scorers import ImplicitScorer, RewardModelScorer, Scorer
 from ablate.stages.context import Report
+from ablate.stages.external import model_folder, plain_classifier
 from ablate.store.files import read_json
 from ablate.store.tables import read_table
 
@@ -70,7 +72,11 @@ def open_scorer(reward: dict[str, Any], run: RunConfig, inputs: dict[str, Path])
     """The training reward as a scorer of any answer, or None where it is no learnt model."""
     if reward["kind"] == "explicit" and "content" in reward:
         assert run.reward.path is not None
-        return ClassifierScorer(run.reward.path, run.runtime.device)
+        folder = Path(model_folder(run.reward.path, reward["content"]["content"]))
+        classifier = plain_classifier(run.reward.path)
+        return ClassifierScorer(
+            ClassifierSource(classifier, folder, run.runtime.device, "reward=explicit")
+        )
     if reward["kind"] == "explicit":
         return RewardModelScorer(inputs["reward_model"] / MODEL, run.runtime.device)
     if reward["kind"] == "implicit":

@@ -5,13 +5,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from ablate.config.dataset import LocalConfig
 from ablate.config.identity import digest
 from ablate.config.levels import read_level
 from ablate.config.objective import objective_config
-from ablate.config.run import RewardTraining, RunConfig
+from ablate.config.reward_training import RewardTraining
+from ablate.config.run import RunConfig
 from ablate.datasets import open_dataset
-from ablate.stages.external import classifier_content, model_content
+from ablate.stages.external import classifier_content, model_content, plain_classifier
 from ablate.stages.fingerprints import objective_content
+from ablate.stages.judging import compares_two, judge_content
 from ablate.stages.registry import KINDS
 from ablate.store.layout import Layout
 
@@ -131,27 +134,26 @@ class _Planner:
         return self.stage("pool", params, {"policy": policy}, split)
 
     def labels(self, split: str, pool: Stage) -> Stage:
-        if self.dataset.has_responses:
+        if split == "judge" or self.labelled == "given":
             params = {"source": "given", "prompts": self.dataset.identity(split), "split": split}
             return self.stage("labels", params, {"pool": pool}, split)
         params = {"source": "judge", "judge": self.judge_content(), "split": split}
         return self.stage("labels", params, {"pool": pool, **self.judge_inputs()}, split)
 
+    @property
+    def labelled(self) -> str:
+        """Who labels responses: `given` with the dataset, or the `judge`."""
+        dataset = self.run.dataset
+        return dataset.labels if isinstance(dataset, LocalConfig) else "judge"
+
     def judge_content(self) -> dict[str, Any]:
-        judge = self.run.judge
-        if judge.kind == "world":
-            return {"kind": "world", "world": self.dataset.judge_identity()}
-        if judge.kind == "hf":
-            assert judge.path is not None
-            return {"kind": "hf", "content": classifier_content(judge.path, self.layout)}
-        return {"kind": "preference"}
+        return judge_content(self.run, self.dataset, self.layout)
 
     def judge_inputs(self) -> dict[str, Stage]:
         """The reward model that judges, where one must be trained; the same for every seed."""
         judge = self.run.judge
         if judge.kind != "preference":
             return {}
-        assert judge.training is not None
         policy = self.sft(0, "judge")
         pool = self.pool("judge", policy, 0)
         model = self.learnt(judge.training, "judge", pool, self.labels("judge", pool), policy, 0)
@@ -197,7 +199,7 @@ class _Planner:
         reward_inputs: dict[str, Stage] = {}
         reward: dict[str, Any] = {"kind": run.reward.kind, "normalize": run.reward.normalize}
         if run.reward.kind == "explicit" and run.reward.path is not None:
-            reward["content"] = classifier_content(run.reward.path, self.layout)
+            reward["content"] = classifier_content(plain_classifier(run.reward.path), self.layout)
         elif run.reward.kind in ("explicit", "implicit"):
             assert run.reward.training is not None
             other = self.pool("reward", sft, self.upstream)
@@ -233,20 +235,22 @@ class _Planner:
         )
         judge = self.judge_inputs()
         answering = self.answering(self.splits())
+        baseline = self.stage("answers", answering, {"policy": sft, **judge})
         inputs = {
             "policy": policy,
             "reference": sft,
-            "baseline": self.stage("answers", answering, {"policy": sft, **judge}),
+            "baseline": baseline,
             "scores": scores,
             **reward_inputs,
             **judge,
         }
         if select_checkpoint == "valid":
+            # a judge that compares two is shown the SFT policy's answers as the other ones
+            beside = {"baseline": baseline} if compares_two(run) else {}
             inputs["select"] = self.stage(
-                "select", self.answering(["valid"]), {"policy": policy, **judge}
+                "select", self.answering(["valid"]), {"policy": policy, **judge, **beside}
             )
-        labelled = "given" if self.dataset.has_responses else "judge"
-        params = {**answering, "reward": reward, "labels": labelled}
+        params = {**answering, "reward": reward, "labels": self.labelled}
         return self.stage("evaluation", params, inputs)
 
     def splits(self) -> list[str]:

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ablate.config.dataset import DatasetConfig, LocalConfig
+from ablate.config.judge import JudgeConfig
 from ablate.config.run import RunConfig
 from ablate.datasets import SPLITS, PreferenceDataset, open_dataset
 from ablate.errors import DataError, ModelError
+from ablate.evaluation.http_client import read_key
+from ablate.stages.external import local_folder
 
 #: how many of the longest texts are tokenised
 MEASURED = 64
@@ -26,10 +29,11 @@ def check_data(run: RunConfig) -> None:
     if isinstance(run.dataset, LocalConfig):
         _check_counts(run, dataset)
         _check_labels(run, dataset)
-        if run.reward.kind == "gold" and not dataset.has_scores:
+        given = run.dataset.labels == "given"
+        if run.reward.kind == "gold" and given and not dataset.has_scores:
             raise DataError(
                 f"{run.dataset.path} says only which response is better; reward=gold needs scores. "
-                "Use reward=labels, reward=explicit or reward=implicit"
+                "Use reward=labels, reward=explicit or reward=implicit, or dataset.labels=judge"
             )
     _check_context(run, dataset)
     wanted = ["train", "test"]
@@ -40,11 +44,31 @@ def check_data(run: RunConfig) -> None:
             raise DataError(f"dataset={run.dataset.name} has no prompts in the split '{split}'")
 
 
+@functools.lru_cache(maxsize=4)
+def check_judge(judge: JudgeConfig, device: str) -> None:
+    """Refuses a judge that could not judge, before the work that leads up to it.
+
+    Raises:
+        ModelError: a classifier whose tokenizer does not fit it, or with several outputs.
+        JudgeError: an endpoint's key is not in the environment.
+    """
+    if judge.kind == "http":
+        read_key(judge.api_key_env)
+    if judge.kind == "hf":
+        from ablate.rewards.classifier import ClassifierSource
+
+        folder = Path(local_folder(judge.path, judge.revision, "judge.path"))
+        ClassifierSource(judge, folder, device, f"judge={judge.name}").check()
+
+
 def _check_labels(run: RunConfig, dataset: PreferenceDataset) -> None:
     """Learnt rewards and judges need comparisons, beside those held out to measure them."""
-    needed = {"train": 1}
-    if run.reward.training is not None and run.reward.path is None:
-        needed["reward"] = 2
+    needed: dict[str, int] = {}
+    assert isinstance(run.dataset, LocalConfig)
+    if run.dataset.labels == "given":
+        needed["train"] = 1
+        if run.reward.training is not None and run.reward.path is None:
+            needed["reward"] = 2
     if run.judge.kind == "preference":
         needed["judge"] = 2
     for split, least in needed.items():

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ablate.config.levels import read_level
 from ablate.config.objective import objective_config
-from ablate.config.run import RewardTraining
+from ablate.config.reward_training import RewardTraining
 from ablate.config.training import TrainingConfig
 from ablate.evaluation.answers import answers_of
 from ablate.models.loading import build_model, save_model, weights_digest
