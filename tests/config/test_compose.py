@@ -107,7 +107,7 @@ def test_a_level_in_a_folder_of_ones_own_is_found(tmp_path) -> None:  # type: ig
             ["judge=http_pairwise", *ENDPOINT, "judge.chat.template='{prompt} {response}'"],
             ["{response_a}, {response_b}"],
         ),
-        (["dataset=local", "dataset.path=x", "dataset.labels=mine"], ["dataset.labels", "judge"]),
+        (["dataset=local", "dataset.path=x", "dataset.labelled_by=me"], ["dataset.labelled_by"]),
         (["dataset=local"], ["dataset.path", "must be given"]),
         (["seed=-1"], ["seed.value"]),
     ],

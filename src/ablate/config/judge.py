@@ -109,9 +109,9 @@ class HttpJudgeConfig(Node):
     url: str
     format: Literal["chat", "rewards", "vllm_classify", "vllm_pooling", "tei_predict"]
     #: sent to the endpoint and part of the judge's identity, which the url is not
-    model: str = Field(min_length=1)
+    model: str = Field(min_length=1, coerce_numbers_to_str=True)
     #: which version of the model is served, where its name does not tell
-    version: str | None = Field(json_schema_extra={"neutral": None})
+    version: str | None = Field(coerce_numbers_to_str=True, json_schema_extra={"neutral": None})
     #: NAME of the environment variable that holds the key
     api_key_env: str | None
     chat: ChatJudge

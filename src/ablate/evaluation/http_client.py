@@ -210,7 +210,6 @@ def in_parallel(
                 yield place, result
             elif failure is None:
                 failure = error
-                stop.set()
         if failure is not None:
             raise failure
     finally:
@@ -235,4 +234,5 @@ def _labour(
         try:
             results.put((place, work(jobs[place]), None))
         except BaseException as error:
+            stop.set()  # here, or this thread would begin another job before anyone noticed
             results.put((place, None, error))

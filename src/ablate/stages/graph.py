@@ -144,7 +144,7 @@ class _Planner:
     def labelled(self) -> str:
         """Who labels responses: `given` with the dataset, or the `judge`."""
         dataset = self.run.dataset
-        return dataset.labels if isinstance(dataset, LocalConfig) else "judge"
+        return dataset.labelled_by if isinstance(dataset, LocalConfig) else "judge"
 
     def judge_content(self) -> dict[str, Any]:
         return judge_content(self.run, self.dataset, self.layout)

@@ -29,11 +29,12 @@ def check_data(run: RunConfig) -> None:
     if isinstance(run.dataset, LocalConfig):
         _check_counts(run, dataset)
         _check_labels(run, dataset)
-        given = run.dataset.labels == "given"
+        given = run.dataset.labelled_by == "given"
         if run.reward.kind == "gold" and given and not dataset.has_scores:
             raise DataError(
                 f"{run.dataset.path} says only which response is better; reward=gold needs scores. "
-                "Use reward=labels, reward=explicit or reward=implicit, or dataset.labels=judge"
+                "Use reward=labels, reward=explicit or reward=implicit, or "
+                "dataset.labelled_by=judge"
             )
     _check_context(run, dataset)
     wanted = ["train", "test"]
@@ -65,7 +66,7 @@ def _check_labels(run: RunConfig, dataset: PreferenceDataset) -> None:
     """Learnt rewards and judges need comparisons, beside those held out to measure them."""
     needed: dict[str, int] = {}
     assert isinstance(run.dataset, LocalConfig)
-    if run.dataset.labels == "given":
+    if run.dataset.labelled_by == "given":
         needed["train"] = 1
         if run.reward.training is not None and run.reward.path is None:
             needed["reward"] = 2
