@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from endpoint import Endpoint, quality
 
 from ablate.config.compose import compose
 from ablate.config.judge import HttpJudgeConfig
@@ -25,6 +24,7 @@ from ablate.rewards.scorers import Answer
 from ablate.stages.judging import judge_content
 from ablate.store.layout import Layout
 from ablate.store.verdicts import Verdicts
+from endpoint import Endpoint, quality
 
 KEY = "sk-3f9a7c-do-not-tell"
 PATHS = {
@@ -252,7 +252,7 @@ def test_requests_are_under_way_at_once_but_no_more_than_said(
 
 
 def test_a_process_that_dies_in_the_middle_leaves_what_it_answered(tmp_path: Path) -> None:
-    script = Path(__file__).with_name("endpoint.py")
+    script = Path(__file__).resolve().parents[1] / "endpoint.py"
     process = subprocess.Popen(
         [sys.executable, str(script), "12"], stdout=subprocess.PIPE, text=True
     )
