@@ -97,11 +97,11 @@ def _stages(record: Record) -> Table:
 
 def _judging(result: dict[str, Any]) -> str:
     """What a stage's judge did, where it is no rule that costs nothing."""
-    if "judging" not in result or not (
-        result["judging"]["asked"] + result["judging"]["from_cache"]
-    ):
+    if "judging" not in result:
         return ""
     done = result["judging"]
+    if not done["asked"] + done["from_cache"]:
+        return ""
     cut = f", {done['truncated']} with a prompt cut to fit" if done["truncated"] else ""
     return (
         f"; {done['judged']} answers judged in {done['seconds']:.1f} s: {done['asked']} verdicts "
