@@ -16,7 +16,7 @@ import pytest
 
 from ablate.config.compose import compose
 from ablate.config.judge import HttpJudgeConfig
-from ablate.config.run import RunConfig
+from ablate.config.run import RunConfig, validate
 from ablate.datasets import open_dataset
 from ablate.errors import ConfigError, JudgeError
 from ablate.evaluation.judges import Judge, open_judge
@@ -108,6 +108,8 @@ def test_a_second_time_nothing_is_asked(endpoint: Endpoint, tmp_path: Path) -> N
     again = judge_at("http://127.0.0.1:9/elsewhere", tmp_path)
     assert again.score(MANY).tolist() == first.tolist()
     assert (asked, again.tally.asked, again.tally.from_cache) == (40, 0, 40)
+    (about,) = tmp_path.rglob("judge.json")
+    assert json.loads(about.read_text())["model"] == "m"
 
 
 def test_equal_answers_are_asked_once_and_equal_texts_to_other_prompts_apart(
@@ -225,7 +227,7 @@ def test_replies_that_are_no_scores_are_refused(
     judge = judge_at(endpoint.url(PATHS[form]), tmp_path, f"judge.format={form}")
     with pytest.raises(JudgeError, match=told):
         judge.score(answers("a"))
-    assert contents(tmp_path) == ""
+    assert not list(tmp_path.rglob("*.jsonl"))
 
 
 def test_the_last_verdict_of_a_reply_counts(endpoint: Endpoint, tmp_path: Path) -> None:
@@ -363,42 +365,46 @@ def test_an_opponent_of_ones_own_takes_the_place_of_the_group(
 
 
 def test_the_identity_holds_what_decides_a_score_and_nothing_else(tmp_path: Path) -> None:
-    def content(*words: str, level: str = "http") -> dict[str, Any]:
-        run = config("http://a:1/x", *words, level=level)
+    runs = {level: config("http://a:1/x", level=level) for level in ("http", "http_pairwise")}
+
+    def content(level: str = "http", chat: dict[str, Any] | None = None, **changes: Any) -> Any:
+        plain = runs[level].model_dump()
+        plain["judge"] |= {**changes, "chat": plain["judge"]["chat"] | (chat or {})}
+        run = validate(plain)
         return judge_content(run, open_dataset(run.dataset), Layout(tmp_path))
 
     base = content()
-    for same in ("judge.url=http://b:2/y", "judge.api_key_env=SOME_NAME", "judge.retries=9",
-                 "judge.concurrency=1", "judge.timeout=9", "judge.batch_size=3"):  # fmt: skip
-        assert content(same) == base
+    for same in ({"url": "http://b:2/y"}, {"api_key_env": "SOME_NAME"}, {"retries": 9},
+                 {"concurrency": 1}, {"timeout": 9}, {"batch_size": 3}, {"backoff": 9},
+                 {"chat": {"swap": False}}):  # fmt: skip
+        assert content(**same) == base
     others = [
-        content(word)
-        for word in ("judge.model=n", "judge.version=2", "judge.chat.temperature=0.5",
-                     "judge.chat.scale=[0,10]", "judge.chat.max_tokens=9", "judge.format=rewards",
-                     "judge.chat.template='{prompt} {response}'",
-                     "judge.chat.pattern='(\\d)'")
+        content(model="n"), content(version=2), content(format="rewards"),
+        *(content(chat=chat) for chat in (
+            {"temperature": 0.5}, {"scale": [0, 10]}, {"max_tokens": 9}, {"pattern": "(\\d)"},
+            {"template": "{prompt} {response}"},
+        )),
+        content("http_pairwise"), content("http_pairwise", chat={"swap": False}),
     ]  # fmt: skip
-    others.append(content(level="http_pairwise"))
-    others.append(content("judge.chat.swap=false", level="http_pairwise"))
     assert len({str(other) for other in [base, *others]}) == len(others) + 1
     # a reward model is asked no question
-    assert content("judge.format=rewards", "judge.chat.temperature=1") == others[5]
+    assert content(format="rewards", chat={"temperature": 1}) == content(format="rewards")
 
     file = tmp_path / "mine.txt"
     file.write_text("{prompt} {response}")
-    words = [f"judge.chat.template_file={file}"]
-    assert content(*words) == content("judge.chat.template='{prompt} {response}'")
+    mine = {"template_file": str(file)}
+    assert content(chat=mine) == content(chat={"template": "{prompt} {response}"})
     file.write_text("{prompt}")
     with pytest.raises(ConfigError, match=r"mine.txt.*lacks \{response\}"):
-        content(*words)
+        content(chat=mine)
     file.unlink()
     with pytest.raises(ConfigError, match=r"mine.txt cannot be read"):
-        content(*words)
+        content(chat=mine)
 
 
 ASK = """
 import sys
-sys.path.insert(0, {folder!r})
+sys.path[:0] = {folders!r}
 from pathlib import Path
 from test_http_judge import judge_at, MANY
 print(judge_at(sys.argv[1], Path(sys.argv[2])).score(MANY).tolist())
@@ -406,7 +412,8 @@ print(judge_at(sys.argv[1], Path(sys.argv[2])).score(MANY).tolist())
 
 
 def asking(endpoint: Endpoint, store: Path) -> subprocess.Popen[str]:
-    code = ASK.format(folder=str(Path(__file__).parent))
+    here = Path(__file__).resolve().parent
+    code = ASK.format(folders=[str(here), str(here.parent)])
     return subprocess.Popen(
         [sys.executable, "-c", code, endpoint.url(), str(store)], stdout=subprocess.PIPE, text=True
     )

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ablate.config.identity import digest
 from ablate.config.run import RunConfig
 from ablate.datasets.base import PreferenceDataset
 from ablate.errors import DataError
@@ -161,9 +160,8 @@ def open_judge(
     judge = run.judge
     if judge.kind == "world":
         return WorldJudge(dataset, splits)
-    tally, folder = Tally(), memory / digest(content)
     if judge.kind == "http":
-        remembered = Remembered(HttpSource(judge, content["template"]), folder, tally)
+        remembered = Remembered(HttpSource(judge, content["template"]), memory, content)
         if judge.chat.mode == "pairwise":
             return PairwiseJudge(remembered, judge.chat.swap)
         return PointwiseJudge(remembered)
@@ -171,5 +169,5 @@ def open_judge(
         raise DataError(f"judge={judge.name} needs the folder of its model")
     if judge.kind == "hf":
         source = ClassifierSource(judge, model, run.runtime.device, f"judge={judge.name}")
-        return PointwiseJudge(Remembered(source, folder, tally))
+        return PointwiseJudge(Remembered(source, memory, content))
     return ModelJudge(RewardModelScorer(model, run.runtime.device))

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from ablate.config.identity import digest
 from ablate.errors import JudgeError
+from ablate.store.files import write_json
 from ablate.store.verdicts import Verdicts
+
+ABOUT = "judge.json"
 
 #: plain data: what a source is shown, and nothing else
 Item = dict[str, Any]
@@ -58,11 +61,16 @@ class Tally:
 
 
 class Remembered:
-    """A source with its verdicts on disk; an item that comes twice is asked once."""
+    """A source with its verdicts on disk; an item that comes twice is asked once.
 
-    def __init__(self, source: Source, folder: Path, tally: Tally) -> None:
-        self.source, self.tally = source, tally
-        self.folder = folder
+    Args:
+        memory: holds a folder for each judge.
+        judge: the judge's identity, plain data; judge.json in the folder tells it to a person.
+    """
+
+    def __init__(self, source: Source, memory: Path, judge: dict[str, Any]) -> None:
+        self.source, self.tally = source, Tally()
+        self.judge, self.folder = judge, memory / digest(judge)
         self.known: dict[str, float] | None = None
 
     def verdicts(self, items: Sequence[Item]) -> NDArray[np.float64]:
@@ -85,6 +93,8 @@ class Remembered:
         return np.array([known[key] for key in keys], dtype=np.float64)
 
     def _ask(self, keys: list[str], items: list[Item], known: dict[str, float]) -> None:
+        if not (self.folder / ABOUT).exists():
+            write_json(self.folder / ABOUT, self.judge)
         writer = Verdicts(self.folder)
         try:
             for place, value in self.source.verdicts(items):
@@ -94,6 +104,8 @@ class Remembered:
                 writer.add(keys[place], float(value))
         except JudgeError as error:
             kept = len([key for key in keys if key in known])
+            if not kept:
+                raise
             raise JudgeError(
                 f"{error}\n{kept} of {len(keys)} verdicts are kept: the same command again asks "
                 "only for the others"

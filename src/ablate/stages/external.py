@@ -109,20 +109,22 @@ def _digests(folder: Path, layout: Layout, wanted: tuple[str, ...]) -> dict[str,
 def _commit(hub_id: str, revision: str | None, setting: str) -> str:
     """The commit a hub id resolves to: asked of the hub, or of the local cache when offline."""
     from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
+    reason = ""
     try:
         if not constants.HF_HUB_OFFLINE:
             commit = HfApi().model_info(hub_id, revision=revision).sha
             if commit:
                 return commit
-    except (HfHubHTTPError, OSError):
-        pass
+    except Exception as error:
+        # no network: each HTTP library that the hub's client was built on has errors of its own
+        reason = f" ({type(error).__name__})"
     try:
         return Path(snapshot_download(hub_id, revision=revision, local_files_only=True)).name
     except (LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"the hub id {hub_id} cannot be reached and is not in the local cache. On a machine "
+            f"the hub id {hub_id} cannot be reached{reason} and is not in the local cache. On a machine "
             f"with network run `hf download {hub_id} --local-dir models/"
             f"{hub_id.rpartition('/')[2]}`, then set {setting} to that folder"
         ) from error
