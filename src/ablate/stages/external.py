@@ -124,7 +124,7 @@ def _commit(hub_id: str, revision: str | None, setting: str) -> str:
         return Path(snapshot_download(hub_id, revision=revision, local_files_only=True)).name
     except (LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"the hub id {hub_id} cannot be reached{reason} and is not in the local cache. On a machine "
-            f"with network run `hf download {hub_id} --local-dir models/"
+            f"the hub id {hub_id} cannot be reached{reason} and is not in the local cache. "
+            f"On a machine with network run `hf download {hub_id} --local-dir models/"
             f"{hub_id.rpartition('/')[2]}`, then set {setting} to that folder"
         ) from error
