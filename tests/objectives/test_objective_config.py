@@ -107,9 +107,9 @@ def test_an_unknown_field_names_the_nearest():
 def test_an_incomplete_node_names_what_is_missing():
     values = read_level("objective", "dpo")
     del values["beta"]
-    with pytest.raises(ConfigError, match="beta is missing"):
+    with pytest.raises(ConfigError, match="beta: missing"):
         objective_config({**values, "temperature": 1.0})
-    with pytest.raises(ConfigError, match="temperature is not a field"):
+    with pytest.raises(ConfigError, match="temperature: there is no such setting"):
         objective_config({**values, "temperature": 1.0})
 
 
