@@ -352,7 +352,7 @@ def test_an_opponent_of_ones_own_takes_the_place_of_the_group(
     endpoint: Endpoint, tmp_path: Path
 ) -> None:
     rows = [
-        Answer("p", "p", [1], text, [1], opponent)
+        Answer("p", "p", [1], text, [1], opponent=opponent)
         for text, opponent in [("zz", "a"), ("a", "zz"), ("same", "same")]
     ]
     assert quality("zz") > quality("a") + 1

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from ablate.config.base import Node
-from ablate.config.reward_training import RewardTraining
+from ablate.config.reward import RewardTraining
 
 #: what a prompt template must hold, by how it asks
 PLACEHOLDERS = {

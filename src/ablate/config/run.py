@@ -9,7 +9,7 @@ from ablate.config.dataset import DatasetConfig, Sampling
 from ablate.config.judge import JudgeConfig
 from ablate.config.model import BaseModelConfig
 from ablate.config.objective import ObjectiveConfig
-from ablate.config.reward_training import RewardTraining
+from ablate.config.reward import RewardConfig
 from ablate.config.training import TrainingConfig
 from ablate.errors import ConfigError
 
@@ -19,17 +19,6 @@ class NumResponses(Node):
 
     k: PositiveInt
     select: Literal["first", "paper", "best_worst"]
-
-
-class RewardConfig(Node):
-    """What training sees: order only, the judge's scores, or a learnt source's scores."""
-
-    name: str
-    kind: Literal["labels", "gold", "explicit", "implicit"]
-    normalize: Literal["within_prompt_sd", "none"]
-    #: a sequence classifier to use in place of a trained one (kind: explicit)
-    path: str | None
-    training: RewardTraining | None
 
 
 class CollectionConfig(Node):

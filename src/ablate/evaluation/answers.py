@@ -9,7 +9,7 @@ from ablate.config.dataset import Sampling
 from ablate.datasets.base import PreferenceDataset, Prompt
 from ablate.evaluation.judges import Judge
 from ablate.models.tokenizer import decode_response, encode_prompt
-from ablate.rewards.scorers import Answer
+from ablate.rewards.table import Answer
 from ablate.sampling.sample import sample_responses
 
 SAMPLE_BATCH = 256
@@ -85,7 +85,11 @@ def held_out_prompts(dataset: PreferenceDataset, splits: dict[str, Any]) -> list
 
 
 def answers_of(frame: pd.DataFrame) -> list[Answer]:
-    """The rows of an answer table or of a pool as scorers and judges want them."""
+    """The rows of an answer table or of a pool as scorers and judges want them.
+
+    A column `index` tells the places of a pool's responses, `opponent` what each is compared with.
+    """
+    stored, opposed = "index" in frame.columns, "opponent" in frame.columns
     return [
         Answer(
             row.prompt_id,
@@ -93,7 +97,8 @@ def answers_of(frame: pd.DataFrame) -> list[Answer]:
             list(row.prompt_ids),
             row.response,
             list(row.response_ids),
-            getattr(row, "opponent", None),
+            index=int(row.index) if stored else None,
+            opponent=row.opponent if opposed else None,
         )
-        for row in frame.itertuples()
+        for row in frame.itertuples(index=False)
     ]

@@ -14,7 +14,9 @@ from ablate.errors import DataError
 from ablate.evaluation.http_judge import HttpSource
 from ablate.evaluation.verdicts import Item, Remembered, Tally
 from ablate.rewards.classifier import ClassifierSource, turns_of
-from ablate.rewards.scorers import Answer, RewardModelScorer, Scorer
+from ablate.rewards.scorers import RewardModelScorer
+from ablate.rewards.sources import Scorer
+from ablate.rewards.table import Answer
 
 
 class Judge(Protocol):

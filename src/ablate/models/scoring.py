@@ -1,4 +1,4 @@
-"""Sequence classifiers with one output: loading them and scoring responses."""
+"""Sequence classifiers: loading them, scoring and embedding responses."""
 
 import os
 from collections.abc import Sequence
@@ -26,11 +26,13 @@ def load_reward_model(
     trust_remote_code: bool = False,
     device: str = "auto",
     output: int | None = None,
+    outputs: int = 1,
 ) -> PreTrainedModel:
     """A sequence classifier, from a folder or the local cache of a hub id; safetensors only.
 
     Args:
-        output: which output is the score; None: it must have one.
+        output: which output will be read as the score, from 0, of a classifier of any number.
+        outputs: how many it must have where `output` is not given.
 
     Raises:
         ModelError: nothing there, a language model without a classifier, or other outputs.
@@ -55,23 +57,23 @@ def load_reward_model(
             f"{path} has no trained score head ({', '.join(sorted(report['missing_keys']))} "
             "missing): it is a language model, not a reward model"
         )
-    check_outputs(path, model.config.num_labels, output)
+    check_outputs(path, int(model.config.num_labels), output, outputs)
     return model.to(resolve_device(device)).eval()
 
 
-def check_outputs(path: str, outputs: int, output: int | None) -> None:
-    """Refuses a classifier that has several outputs, or not the one that is asked for.
+def check_outputs(path: str, found: int, output: int | None, outputs: int = 1) -> None:
+    """Refuses a classifier that has not so many outputs, or not the one that is asked for.
 
     Raises:
         ModelError: names how many there are.
     """
-    if output is None and outputs != 1:
+    if output is None and found != outputs:
         raise ModelError(
-            f"{path} gives {outputs} outputs; a reward model gives one score. Say which output is "
-            f"the score, from 0 to {outputs - 1} (judge.output=…)"
+            f"{path} gives {found} outputs; a reward model gives one score. Say which one it is, "
+            "counted from 0, by judge.output or reward.output"
         )
-    if output is not None and output >= outputs:
-        raise ModelError(f"{path} gives {outputs} outputs, numbered from 0: there is no {output}")
+    if output is not None and output >= found:
+        raise ModelError(f"{path} has no output {output}: it gives {found} outputs, from 0 on")
 
 
 def check_vocabulary(path: str, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
@@ -97,32 +99,47 @@ def score_responses(
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[tuple[list[int], list[int]]],
     batch_size: int,
+    output: int = 0,
 ) -> np.ndarray:
-    """float64[N]: the classifier's score of each (prompt ids, response ids), at the last token.
+    """float64[N]: one output of the classifier for each (prompt ids, response ids).
+
+    Raises:
+        ModelError: see `classifier_outputs`.
+    """
+    return np.ascontiguousarray(classifier_outputs(model, tokenizer, pairs, batch_size)[:, output])
+
+
+def classifier_outputs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[tuple[list[int], list[int]]],
+    batch_size: int,
+) -> np.ndarray:
+    """float64[N, outputs]: what the classifier says at the last token of each pair.
 
     Batches hold sequences of similar length; padding does not change a score.
 
     Raises:
-        ModelError: a sequence longer than the model's context.
+        ModelError: a sequence longer than the model's context, or a token beyond its vocabulary.
     """
     rows = [[*prompt, *response] for prompt, response in pairs]
     check_lengths((len(row) for row in rows), context_length(model))
+    _check_ids(model, rows)
     order = sorted(range(len(rows)), key=lambda place: (len(rows[place]), place))
-    scores = np.empty(len(rows), dtype=np.float64)
+    found = np.empty((len(rows), int(model.config.num_labels)), dtype=np.float64)
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
-        scores[places] = score_batch(model, len(tokenizer), [rows[place] for place in places])
-    return scores
+        found[places] = batch_outputs(model, len(tokenizer), [rows[place] for place in places])
+    return found
 
 
-def score_batch(
+def batch_outputs(
     model: PreTrainedModel,
     vocabulary: int,
     rows: Sequence[list[int]],
     segments: Sequence[list[int]] | None = None,
-    output: int = 0,
 ) -> np.ndarray:
-    """float64[B]: one output of the classifier for each sequence, in one forward pass.
+    """float64[B, outputs]: what the classifier says of each sequence, in one forward pass.
 
     transformers reads a classifier at the last token that is not the *config's* pad, which in
     foreign models need not be the tokenizer's and may be the token that ends a response; so the
@@ -162,8 +179,19 @@ def score_batch(
             config.pad_token_id = pad
         with torch.no_grad():
             out: Any = model(**{k: v.to(model.device) for k, v in inputs.items()}, **options)
-        return out.logits[:, output].float().cpu().numpy().astype(np.float64)
+        return out.logits.float().cpu().numpy().astype(np.float64)
     finally:
         for config, old in zip(configs, pads, strict=True):
             config.pad_token_id = old
         model.train(was_training)
+
+
+def _check_ids(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> None:
+    size = model.get_input_embeddings().weight.shape[0]
+    largest = max((max(row) for row in rows if row), default=0)
+    if largest >= size:
+        raise ModelError(
+            f"the tokenizer of {model.config.name_or_path or 'the classifier'} gives the token "
+            f"{largest}, but the model knows tokens 0 to {size - 1}: they do not belong together. "
+            "Save the model's own tokenizer in its folder"
+        )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ablate.config.judge import Classifier
 from ablate.errors import ModelError
-from ablate.rewards.scorers import Answer
+from ablate.rewards.table import Answer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,7 +40,7 @@ class ClassifierSource:
                 it (unless `too_long` is `truncate`).
         """
         from ablate.models.conversation import encode_conversation, encoding_of
-        from ablate.models.scoring import score_batch
+        from ablate.models.scoring import batch_outputs
 
         model, tokenizer = self._load()
         limit = self.limit(model.config, tokenizer)
@@ -57,14 +57,13 @@ class ClassifierSource:
         for places in batches([len(row) for row in rows], self.config.batch_tokens):
             segments = [encoded[place][1] for place in places]
             known = [types for types in segments if types is not None]
-            scores = score_batch(
+            outputs = batch_outputs(
                 model,
                 len(tokenizer),
                 [rows[place] for place in places],
                 known if len(known) == len(places) else None,
-                self.config.output or 0,
             )
-            yield from zip(places, scores.tolist(), strict=True)
+            yield from zip(places, outputs[:, self.config.output or 0].tolist(), strict=True)
 
     def limit(self, model_config: Any, tokenizer: "PreTrainedTokenizerBase") -> int | None:
         """The longest sequence in tokens: the least of what the three say."""

@@ -64,10 +64,10 @@ def classifier_content(classifier: Classifier, layout: Layout) -> dict[str, Any]
     return {"content": content, "version": CLASSIFIER_VERSION, **use}
 
 
-def plain_classifier(path: str) -> Classifier:
-    """A classifier that is given by its path alone, used as the level `judge=hf` says."""
+def plain_classifier(path: str, output: int | None) -> Classifier:
+    """A classifier that is given by path and output alone, used as the level `judge=hf` says."""
     level = {k: v for k, v in read_level("judge", "hf").items() if k not in ("name", "kind")}
-    return Classifier.model_validate({**level, "path": path})
+    return Classifier.model_validate({**level, "path": path, "output": output})
 
 
 def _content(

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from ablate.config.dataset import LocalConfig
 from ablate.config.judge import HttpJudgeConfig, check_template
 from ablate.config.run import RunConfig
 from ablate.datasets.base import PreferenceDataset
@@ -51,20 +52,37 @@ def compares_two(run: RunConfig) -> bool:
     return run.judge.kind == "http" and run.judge.chat.mode == "pairwise"
 
 
+def labelled_by(run: RunConfig) -> Literal["given", "judge"]:
+    """Who labels responses: the dataset that they came with, or the judge."""
+    return run.dataset.labelled_by if isinstance(run.dataset, LocalConfig) else "judge"
+
+
 def judge_of(context: Context, dataset: PreferenceDataset, splits: Sequence[str]) -> "Judge":
     """The judge that a stage's parameters name, for answers to prompts of `splits`."""
+    return open_planned(context.run, dataset, splits, context.params["judge"], context.inputs)
+
+
+def open_planned(
+    run: RunConfig,
+    dataset: PreferenceDataset,
+    splits: Sequence[str],
+    content: dict[str, Any] | None,
+    inputs: dict[str, Path],
+) -> "Judge":
+    """The judge that was identified as `content`; None where that is no part of the parameters."""
     from ablate.evaluation.judges import open_judge
 
-    run, content = context.run, context.params["judge"]
+    layout = Layout(Path(run.results_dir).expanduser())
+    if content is None:
+        content = judge_content(run, dataset, layout)
     folder: Path | None = None
     if run.judge.kind == "hf":
         folder = Path(model_folder(run.judge.path, content["content"]))
-    elif "judge" in context.inputs:
+    elif "judge" in inputs:
         from ablate.stages.common import MODEL
 
-        folder = context.inputs["judge"] / MODEL
-    memory = Layout(Path(run.results_dir).expanduser()).verdicts
-    return open_judge(run, dataset, splits, folder, content, memory)
+        folder = inputs["judge"] / MODEL
+    return open_judge(run, dataset, splits, folder, content, layout.verdicts)
 
 
 def _template(judge: HttpJudgeConfig) -> str:

@@ -7,11 +7,13 @@ from typing import Any
 
 from ablate.config.dataset import DatasetConfig, LocalConfig
 from ablate.config.judge import JudgeConfig
+from ablate.config.reward import GoldReward, training_of, walk
 from ablate.config.run import RunConfig
 from ablate.datasets import SPLITS, PreferenceDataset, open_dataset
 from ablate.errors import DataError, ModelError
 from ablate.evaluation.http_client import read_key
 from ablate.stages.external import local_folder
+from ablate.stages.judging import labelled_by
 
 #: how many of the longest texts are tokenised
 MEASURED = 64
@@ -29,8 +31,13 @@ def check_data(run: RunConfig) -> None:
     if isinstance(run.dataset, LocalConfig):
         _check_counts(run, dataset)
         _check_labels(run, dataset)
-        given = run.dataset.labelled_by == "given"
-        if run.reward.kind == "gold" and given and not dataset.has_scores:
+        of_data = [
+            source
+            for source in walk(run.reward)
+            if isinstance(source, GoldReward) and source.scores_from == "data"
+        ]
+        given = labelled_by(run) == "given"
+        if of_data and given and not dataset.has_scores:
             raise DataError(
                 f"{run.dataset.path} says only which response is better; reward=gold needs scores. "
                 "Use reward=labels, reward=explicit or reward=implicit, or "
@@ -65,10 +72,9 @@ def check_judge(judge: JudgeConfig, device: str) -> None:
 def _check_labels(run: RunConfig, dataset: PreferenceDataset) -> None:
     """Learnt rewards and judges need comparisons, beside those held out to measure them."""
     needed: dict[str, int] = {}
-    assert isinstance(run.dataset, LocalConfig)
-    if run.dataset.labelled_by == "given":
+    if labelled_by(run) == "given":
         needed["train"] = 1
-        if run.reward.training is not None and run.reward.path is None:
+        if any(training_of(source) is not None for source in walk(run.reward)):
             needed["reward"] = 2
     if run.judge.kind == "preference":
         needed["judge"] = 2

@@ -1,17 +1,19 @@
-"""Stage `select`: the checkpoint with the best mean judge reward on the valid prompts."""
+"""Stage `select`: the checkpoint with the best mean reward on the valid prompts."""
 
 from ablate.config.dataset import Sampling
 from ablate.datasets import open_dataset
 from ablate.evaluation.answers import answer_prompts, held_out_prompts
 from ablate.stages.common import RESULT, load_policy, within
 from ablate.stages.context import Context
-from ablate.stages.evaluation import opponents
+from ablate.stages.evaluation import opponents, training_reward
 from ablate.stages.judging import judge_of
 from ablate.store.files import read_json, write_json
 
 
 def run(context: Context) -> None:
-    """Writes result.json: the chosen step and the mean judge reward of every checkpoint.
+    """Writes result.json: the chosen step and the mean reward of every checkpoint.
+
+    The reward is the judge's, or the training reward where `params` describe one.
 
     Ties go to the earlier checkpoint, which has moved less from the reference.
     """
@@ -35,12 +37,17 @@ def run(context: Context) -> None:
             opponents=others,
             report=within(context.report, number / len(steps), (number + 1) / len(steps)),
         )
-        curve[step] = float(answers["judge_score"].mean())
+        values = answers["judge_score"].to_numpy()
+        if "reward" in params:
+            values = training_reward(context, answers, list(params["splits"]))
+            assert values is not None
+        curve[step] = float(values.mean())
     best = max(steps, key=lambda step: (curve[step], -step))
     write_json(
         context.out / RESULT,
         {
             "step": best,
+            "by": "training_reward" if "reward" in params else "judge",
             "valid_reward": {str(step): value for step, value in curve.items()},
             "judging": judge.tally.plain(),
         },
