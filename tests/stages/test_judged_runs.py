@@ -163,6 +163,26 @@ def test_a_judge_that_compares_sets_answers_beside_those_of_sft(
                               Layout(store)).evaluation.inputs["select"].inputs  # fmt: skip
 
 
+def test_fresh_responses_and_the_curve_are_judged_by_the_same_judge(
+    store: Path, endpoint: Endpoint
+) -> None:
+    """Online, rewarded by wins among the drawn responses; the curve is the win rate against SFT."""
+    words = ["collection=online", "collection.curve_every=1", "training.max_steps=2",
+             "num_responses=2"]  # fmt: skip
+    outcome = run(store, *asked_at(endpoint, level="http_pairwise"), *words)
+    steps = pd.read_parquet(outcome.record.path / "train.parquet")
+    curve = steps["curve/judge_reward"].dropna() if "curve/judge_reward" in steps else None
+    stage = next(s for s in outcome.record.data["stages"] if s["role"] == "policy")
+    folder = store / "stages" / "policy" / stage["id"]
+    if curve is None:
+        (file,) = folder.glob("*curve*")
+        curve = pd.read_parquet(file)["judge_reward"]
+    assert len(curve) > 0
+    assert curve.between(0, 1).all()
+    # before the first step the policy is the SFT policy, and all are draws
+    assert curve.iloc[0] == 0.5
+
+
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
 )
