@@ -85,6 +85,7 @@ def load_tokenizer(
     revision: str | None = None,
     trust_remote_code: bool = False,
     thinking: bool | None = None,
+    must_end: bool = True,
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or hub id; without a pad token it pads with EOS.
 
@@ -93,6 +94,8 @@ def load_tokenizer(
     Args:
         thinking: fixes `enable_thinking` in the chat template (where it is saved, too); None
             leaves the template as it is.
+        must_end: refuse a tokenizer without EOS. One that only reads, as a classifier's, needs
+            none.
 
     Raises:
         ModelError: no tokenizer there, one without an EOS token, or one whose chat template has
@@ -104,12 +107,12 @@ def load_tokenizer(
         )
     except (OSError, ValueError) as error:
         raise ModelError(offline_help(path_or_id, "tokenizer", error)) from error
-    if tokenizer.eos_token_id is None:
+    if tokenizer.eos_token_id is None and must_end:
         raise ModelError(
             f"the tokenizer of {path_or_id} has no EOS token, so no response could ever end; "
             "set `eos_token` in its tokenizer_config.json"
         )
-    if tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         # safe: every mask here comes from lengths, never from comparing ids with the pad id
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"

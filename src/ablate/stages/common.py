@@ -70,6 +70,14 @@ def joined(pool: pd.DataFrame, table: pd.DataFrame, columns: list[str]) -> pd.Da
     return merged
 
 
+def labelled(pool: pd.DataFrame, labels: Path) -> pd.DataFrame:
+    """The pool with `label` and `clean`, the score behind it (the same without a label model)."""
+    table = read_table(labels / LABELS)
+    if "clean" not in table:
+        table = table.assign(clean=table["label"])
+    return joined(pool, table, ["label", "clean"])
+
+
 def within(report: Report, first: float, last: float) -> Report:
     """A report for one part of a stage, mapped to that share of the stage's bar."""
 

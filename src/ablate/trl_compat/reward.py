@@ -39,14 +39,20 @@ class TokenRewardTrainer(PositionsTrainer, RewardTrainer):
         self._tokens_seen = 0
         #: examples that weigh something in the present optimizer step, of all processes
         self._examples: torch.Tensor | float = 1.0
-        super().__init__(
-            model=model,
-            args=RewardConfig(**arguments, max_length=None),
-            data_collator=collator,
-            train_dataset=self.positions(num_positions),
-            processing_class=tokenizer,
-            callbacks=callbacks,
-        )
+        outputs = model.config.num_labels
+        # TRL takes classifiers with one output only, and looks for no more than this number
+        model.config.num_labels = 1
+        try:
+            super().__init__(
+                model=model,
+                args=RewardConfig(**arguments, max_length=None),
+                data_collator=collator,
+                train_dataset=self.positions(num_positions),
+                processing_class=tokenizer,
+                callbacks=callbacks,
+            )
+        finally:
+            model.config.num_labels = outputs
         silence(self)
 
     def _prepare_dataset(
