@@ -7,9 +7,10 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 from ablate.config.base import Node, explain
 from ablate.config.collection import CollectionConfig
 from ablate.config.dataset import DatasetConfig, Sampling
+from ablate.config.judge import JudgeConfig
 from ablate.config.model import BaseModelConfig
 from ablate.config.objective import ObjectiveConfig
-from ablate.config.reward import RewardConfig, RewardTraining
+from ablate.config.reward import RewardConfig
 from ablate.config.training import TrainingConfig
 from ablate.errors import ConfigError
 
@@ -19,15 +20,6 @@ class NumResponses(Node):
 
     k: PositiveInt
     select: Literal["first", "paper", "best_worst"]
-
-
-class JudgeConfig(Node):
-    """Who scores labels and evaluation: the world's rule, a held-out reward model, a classifier."""
-
-    name: str
-    kind: Literal["world", "preference", "hf"]
-    path: str | None
-    training: RewardTraining | None
 
 
 class EvaluationConfig(Node):
@@ -75,7 +67,7 @@ class RunConfig(Node):
     base_model: BaseModelConfig
     dataset: DatasetConfig = Field(discriminator="kind")
     collection: CollectionConfig
-    judge: JudgeConfig
+    judge: JudgeConfig = Field(discriminator="kind")
     evaluation: EvaluationConfig
     training: TrainingConfig
     tracker: TrackerConfig
