@@ -111,6 +111,14 @@ def test_a_mistake_is_named_in_one_message(words: list[str], told: list[str]) ->
         (["judge=preference"], ["judge=world"]),
         (["reward=implicit", "reward.training.loss=regression"], ["dpo", "reward=explicit"]),
         (["base_model.sft.steps=0"], ["random weights"]),
+        (
+            ["num_responses.select=rso", "reward=labels", "objective=dpo"],
+            ["select=rso", "only an order", "best_worst"],
+        ),
+        (
+            ["num_responses.min_gap=1", "reward=labels", "objective=dpo"],
+            ["min_gap=1", "only an order"],
+        ),
     ],
 )
 def test_levels_that_do_not_fit_together_are_refused(words: list[str], told: list[str]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from ablate.config.dataset import LocalConfig
 from ablate.config.objective import ObjectiveConfig
 from ablate.config.run import RunConfig
+from ablate.config.selection import RULES
 from ablate.errors import ConfigError
 
 #: what an objective may need and no stage makes: what it is, and what it would take
@@ -66,6 +67,7 @@ def _reasons(run: RunConfig) -> Iterator[str]:
             f"objective={objective.name} needs scores, but reward=labels gives only an order. "
             "Use reward=gold, reward=explicit or reward=implicit"
         )
+    yield from _selection_reasons(run)
     yield from unfed(objective)
     local = isinstance(run.dataset, LocalConfig)
     if not local and k > run.dataset.pool.num_responses:
@@ -88,6 +90,23 @@ def _reasons(run: RunConfig) -> Iterator[str]:
         yield (
             f"base_model={model.name} starts from random weights: base_model.sft.steps=0 would "
             "leave a policy that knows nothing"
+        )
+
+
+def _selection_reasons(run: RunConfig) -> Iterator[str]:
+    if run.reward.kind != "labels":
+        return
+    chosen = run.num_responses
+    if RULES[chosen.select] == "scores":
+        others = ", ".join(name for name, reads in RULES.items() if reads != "scores")
+        yield (
+            f"num_responses.select={chosen.select} needs scores, but reward=labels gives only an "
+            f"order. Use one of {others}, or another reward"
+        )
+    if chosen.min_gap:
+        yield (
+            f"num_responses.min_gap={chosen.min_gap} measures a difference of scores, but "
+            "reward=labels gives only an order. Use num_responses.min_gap=0, or another reward"
         )
 
 

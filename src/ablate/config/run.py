@@ -8,15 +8,9 @@ from ablate.config.base import Node, explain
 from ablate.config.dataset import DatasetConfig, Sampling
 from ablate.config.model import BaseModelConfig
 from ablate.config.objective import ObjectiveConfig
+from ablate.config.selection import NumResponses
 from ablate.config.training import TrainingConfig
 from ablate.errors import ConfigError
-
-
-class NumResponses(Node):
-    """K, the responses per prompt that enter the loss, and how they are picked from the pool."""
-
-    k: PositiveInt
-    select: Literal["first", "paper", "best_worst"]
 
 
 class RewardTraining(Node):

@@ -3,11 +3,13 @@
 import shutil
 import time
 
+from ablate.config.selection import NumResponses
 from ablate.config.training import TrainingConfig
+from ablate.errors import DataError
 from ablate.models.loading import weights_digest
 from ablate.models.tokenizer import load_tokenizer
 from ablate.objectives import Objective
-from ablate.sampling.select import select_indices
+from ablate.sampling.select import gap, select_indices
 from ablate.stages.common import (
     MODEL,
     REF_LOGPS,
@@ -34,7 +36,7 @@ SELECTION_SEED = 0
 def run(context: Context) -> None:
     """Writes step-<n>/ model folders, train.parquet and result.json."""
     started = time.monotonic()
-    groups = select_groups(context)
+    groups, dropped = select_groups(context)
     model, _ = load_policy(context.inputs["init"] / MODEL, context.run)
     tokenizer = load_tokenizer(str(context.inputs["init"] / MODEL))
     work = context.out / "work"
@@ -73,6 +75,7 @@ def run(context: Context) -> None:
             else {"step": stopped.step, "reason": stopped.reason},
             "weights": weights_digest(context.out / f"step-{last}"),
             "groups": len(groups),
+            "dropped_by_min_gap": dropped,
             "responses": sum(len(group.response_ids) for group in groups),
             "tokens": int(result.steps["tokens"].iloc[-1]) if len(result.steps) else 0,
             "seconds": time.monotonic() - started,
@@ -80,18 +83,36 @@ def run(context: Context) -> None:
     )
 
 
-def select_groups(context: Context) -> list[Group]:
-    """The groups that enter the loss: K of N responses per prompt, with all that is known."""
-    chosen = context.params["num_responses"]
+def select_groups(context: Context) -> tuple[list[Group], int]:
+    """The groups that enter the loss: K of N responses per prompt, with all that is known.
+
+    Returns:
+        the groups, and how many prompts `num_responses.min_gap` left out.
+
+    Raises:
+        DataError: it left out all of them.
+    """
+    chosen = NumResponses.model_validate(context.params["num_responses"])
     pool = read_pool(context.inputs["pool"])
     table = joined(pool, read_table(context.inputs["scores"] / SCORES), ["score"])
     table = joined(table, read_table(context.inputs["ref_logps"] / REF_LOGPS), ["logp"])
     order_only = read_json(context.inputs["scores"] / RESULT)["kind"] == "labels"
     groups = []
+    widest = 0.0
     for name, rows in grouped(table):
         scores = rows["score"].to_numpy()
+        # of the whole pool, so that every K trains on the same prompts
+        spread = gap(scores)
+        widest = max(widest, spread)
+        if spread < chosen.min_gap:
+            continue
         picked = select_indices(
-            scores, min(chosen["k"], len(rows)), chosen["select"], (SELECTION_SEED, name)
+            scores,
+            min(chosen.k, len(rows)),
+            chosen.select,
+            (SELECTION_SEED, name),
+            names=rows["index"].tolist(),
+            rso_beta=chosen.rso_beta,
         )
         rows = rows.iloc[picked]
         values = rows["score"].tolist()
@@ -106,4 +127,10 @@ def select_groups(context: Context) -> list[Group]:
                 pool_index=rows["index"].tolist(),
             )
         )
-    return groups
+    dropped = pool["prompt_id"].nunique() - len(groups)
+    if not groups:
+        raise DataError(
+            f"num_responses.min_gap={chosen.min_gap} leaves out all {dropped} prompts; the widest "
+            f"gap between a best and a worst response is {widest:.3g}"
+        )
+    return groups, dropped
