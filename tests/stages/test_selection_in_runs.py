@@ -79,9 +79,11 @@ def test_a_run_trains_on_what_its_rule_picks(store: Path, how: str) -> None:
 
 def test_rules_give_policies_of_their_own(store: Path) -> None:
     weights = {
-        how: run(store, "num_responses=2", f"num_responses.select={how}").record.data["policy"]["weights"]
+        how: stage(run(store, "num_responses=2", f"num_responses.select={how}"), "policy")[
+            "result"
+        ]["weights"]
         for how in RULES
-    }  # fmt: skip
+    }
     # with two of four, the largest variance is the best and the worst
     assert weights.pop("max_variance") == weights["best_worst"]
     assert len(set(weights.values())) == len(weights)
