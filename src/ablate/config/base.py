@@ -4,6 +4,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+#: names of the members of unions, which pydantic puts into the path of an error
+UNION_TAGS = ("world", "local", "transformers", "continuous", "vllm")
+
 
 class Node(BaseModel):
     """A node of the frozen configuration.
@@ -42,7 +45,7 @@ def explain(error: ValidationError, root: str = "") -> str:
     """One line per mistake: the field as it is typed on the command line, the rule, the value."""
     lines = []
     for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"] if part not in ("world", "local"))
+        path = ".".join(str(part) for part in item["loc"] if part not in UNION_TAGS)
         path = ".".join(part for part in (root, path) if part)
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "missing":

@@ -77,6 +77,7 @@ def _reasons(run: RunConfig) -> Iterator[str]:
         )
     yield from _judge_reasons(run, local)
     yield from _reward_reasons(run)
+    yield from _sampler_reasons(run)
     model = run.base_model
     if model.kind == "hf" and not model.path:
         yield "base_model=hf needs base_model.path: a folder with a saved model, or a hub id"
@@ -108,6 +109,19 @@ def _selection_reasons(run: RunConfig) -> Iterator[str]:
             f"num_responses.min_gap={chosen.min_gap} measures a difference of scores, but "
             "reward=labels gives only an order. Use num_responses.min_gap=0, or another reward"
         )
+
+
+def _sampler_reasons(run: RunConfig) -> Iterator[str]:
+    sampler = run.sampler
+    if sampler.kind != "vllm":
+        return
+    if (sampler.mode == "server") != (sampler.server_url is not None):
+        yield (
+            f"sampler.mode={sampler.mode} with sampler.server_url={sampler.server_url}: "
+            "sampler.mode=server needs the address, sampler.mode=colocate takes none"
+        )
+    if run.runtime.device == "cpu":
+        yield "sampler=vllm needs a GPU, but runtime.device=cpu. Use sampler=transformers"
 
 
 def unfed(objective: ObjectiveConfig) -> Iterator[str]:

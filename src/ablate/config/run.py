@@ -8,6 +8,7 @@ from ablate.config.base import Node, explain
 from ablate.config.dataset import DatasetConfig, Sampling
 from ablate.config.model import BaseModelConfig
 from ablate.config.objective import ObjectiveConfig
+from ablate.config.sampler import SamplerConfig
 from ablate.config.selection import NumResponses
 from ablate.config.training import TrainingConfig
 from ablate.errors import ConfigError
@@ -97,6 +98,7 @@ class RunConfig(Node):
     base_model: BaseModelConfig
     dataset: DatasetConfig = Field(discriminator="kind")
     collection: CollectionConfig
+    sampler: SamplerConfig
     judge: JudgeConfig
     evaluation: EvaluationConfig
     training: TrainingConfig

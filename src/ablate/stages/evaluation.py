@@ -106,6 +106,7 @@ def held_out_answers(context: Context, model: Any, tokenizer: Any, report: Repor
         tokenizer,
         held_out_prompts(dataset, params["splits"]),
         samples_per_prompt=params["samples_per_prompt"],
+        sampler=context.run.sampler,
         sampling=Sampling.model_validate(params["sampling"]),
         seed=params["seed"],
         judge=judge,

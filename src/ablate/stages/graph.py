@@ -128,7 +128,13 @@ class _Planner:
         params: dict[str, Any] = {"split": split, "prompts": self.dataset.identity(split)}
         if not self.dataset.has_responses:
             params |= {"pool": self.run.dataset.pool.identity(), "seed": seed}
+            params |= self.sampler()
         return self.stage("pool", params, {"policy": policy}, split)
+
+    def sampler(self) -> dict[str, Any]:
+        """What draws responses, where it is not the model's own `generate`: its noise differs."""
+        kind = self.run.sampler.kind
+        return {} if kind == "transformers" else {"sampler": kind}
 
     def labels(self, split: str, pool: Stage) -> Stage:
         if self.dataset.has_responses:
@@ -273,4 +279,5 @@ class _Planner:
             "sampling": evaluation.sampling.identity(),
             "seed": evaluation.seed,
             "judge": self.judge_content(),
+            **self.sampler(),
         }
