@@ -13,7 +13,7 @@ from scipy import stats
 
 from ablate.config.selection import RULES
 from ablate.errors import ConfigError, DataError
-from ablate.sampling.select import gap, select_indices
+from ablate.sampling.select import drawn_numbers, gap, select_indices
 
 SCORES = st.lists(st.floats(-5, 5).map(lambda value: round(value, 1)), min_size=2, max_size=12)
 
@@ -135,6 +135,15 @@ def test_random_draws_are_uniform_and_read_no_score():
         assert chosen == select_indices([3.0, 1.0, 2.0, 0.0], 2, "random", (seed, "p"))
         counts[chosen] += 1
     assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_drawn_numbers_favour_no_place():
+    lowest = np.zeros(4)
+    for prompt in range(2000):
+        numbers = drawn_numbers((0, f"p{prompt}"), range(4))
+        assert drawn_numbers((0, f"p{prompt}"), [2, 0]) == [numbers[2], numbers[0]]
+        lowest[int(np.argmin(numbers))] += 1
+    assert stats.chisquare(lowest).pvalue > 1e-3
 
 
 def test_the_gap_is_from_best_to_worst():

@@ -1,5 +1,6 @@
 """Every selection rule in a real run: what it picks from the stored pool is what is trained on."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from ablate.config.compose import compose
 from ablate.config.selection import RULES
 from ablate.errors import DataError
 from ablate.stages.complete import Outcome, complete
+from ablate.stages.context import Context
 from ablate.stages.graph import plan
+from ablate.stages.policy import select_groups
 from ablate.store.layout import Layout
+from ablate.store.stages import StageStore
 from smallrun import SMALL
 
 
@@ -111,3 +115,41 @@ def test_prompts_with_a_narrow_gap_are_left_out_for_every_k(store: Path) -> None
         assert result["dropped_by_min_gap"] == (spread < limit).sum() > 0
     with pytest.raises(DataError, match=r"min_gap=100.0 leaves out all 24 prompts; the widest"):
         run(store, "num_responses.min_gap=100")
+
+
+def test_a_file_that_holds_the_better_response_first_gives_random_pairs(tmp_path: Path) -> None:
+    """best_vs_random takes the lowest number among the worse; places in a file are no draw."""
+    path = tmp_path / "ranked.jsonl"
+    rows = [
+        {
+            "prompt": f"question {number}?",
+            "responses": [f"answer {'x' * length}" for length in (4, 3, 2, 1)],
+            "scores": [4.0, 3.0, 2.0, 1.0],
+            "split": split,
+        }
+        for number, split in enumerate(
+            ["train"] * 60 + ["valid"] * 2 + ["test"] * 2 + ["judge"] * 8
+        )
+    ]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    kept = [word for word in SMALL if not word.startswith(("dataset.", "evaluation."))]
+    words = ["dataset=local", f"dataset.path={path}", "objective=dpo", "num_responses=4",
+             "base_model.sft.steps=1", "dataset.pool.sampling.max_new_tokens=4"]  # fmt: skip
+    config = compose([*kept, *words, f"results_dir={tmp_path / 'store'}"])
+    layout = Layout(tmp_path / "store")
+    outcome = complete(plan(config, layout), layout)
+    policy = next(s for s in plan(config, layout).stages() if s.name == "policy")
+    store = StageStore(layout)
+    inputs = {role: store.path(s.name, s.identity) for role, s in policy.inputs.items()}
+    context = Context(policy.params, inputs, tmp_path, config, lambda *_: None, lambda *_: None)
+    groups, _ = select_groups(context)
+    assert outcome.record.data["status"] == "done"
+    rejected = []
+    for group in groups:
+        assert group.pool_index is not None and group.rewards is not None
+        best = max(group.rewards)
+        worse = [(n, r) for n, r in zip(group.pool_index, group.rewards, strict=True) if r < best]
+        rejected.append(min(worse)[1])
+    # 60 draws from three: each is taken 20 times, give or take 3.7
+    assert all(8 <= rejected.count(score) <= 32 for score in set(rejected))
+    assert len(set(rejected)) == 3

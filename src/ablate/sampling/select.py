@@ -85,6 +85,14 @@ def gap(scores: ArrayLike) -> float:
     return float(np.ptp(np.asarray(scores, dtype=np.float64)))
 
 
+def drawn_numbers(key: tuple[int, str], names: Sequence[int]) -> list[int]:
+    """A number below 2^62 for each response, drawn from the key and its number in the pool.
+
+    Stands for the number where that says something: files often hold the better response first.
+    """
+    return [int(_generator(f"pairs|{key[0]}|{name}|{key[1]}").integers(2**62)) for name in names]
+
+
 def _generator(text: str) -> np.random.Generator:
     number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
     return np.random.Generator(np.random.Philox(key=number))

@@ -225,9 +225,12 @@ class _Planner:
         select_checkpoint = training.pop("select_checkpoint")
         training.pop("name")
         lora = run.base_model.lora
+        # the order of sampled responses means nothing; that of a file may be their ranking
+        origin = {"responses": "given"} if self.dataset.has_responses else {}
         policy = self.stage(
             "policy",
             {
+                **origin,
                 "objective": objective_content(run.objective, self.layout),
                 "num_responses": run.num_responses.identity(),
                 "training": training,

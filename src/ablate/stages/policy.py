@@ -9,7 +9,7 @@ from ablate.errors import DataError
 from ablate.models.loading import weights_digest
 from ablate.models.tokenizer import load_tokenizer
 from ablate.objectives import Objective
-from ablate.sampling.select import gap, select_indices
+from ablate.sampling.select import drawn_numbers, gap, select_indices
 from ablate.stages.common import (
     MODEL,
     REF_LOGPS,
@@ -121,6 +121,9 @@ def select_groups(context: Context) -> tuple[list[Group], int]:
         )
         rows = rows.iloc[picked]
         values = rows["score"].tolist()
+        numbers = rows["index"].tolist()
+        if "responses" in context.params:
+            numbers = drawn_numbers((SELECTION_SEED, name), numbers)
         groups.append(
             Group(
                 prompt_id=name,
@@ -129,7 +132,7 @@ def select_groups(context: Context) -> tuple[list[Group], int]:
                 ref_logps=rows["logp"].tolist(),
                 rewards=None if order_only else values,
                 ranks=values if order_only else None,
-                pool_index=rows["index"].tolist(),
+                pool_index=numbers,
                 sample_ids=sample_ids,
             )
         )
