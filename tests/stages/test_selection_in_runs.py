@@ -146,7 +146,8 @@ def test_a_file_that_holds_the_better_response_first_gives_random_pairs(tmp_path
     assert outcome.record.data["status"] == "done"
     rejected = []
     for group in groups:
-        assert group.pool_index is not None and group.rewards is not None
+        assert group.pool_index is not None
+        assert group.rewards is not None
         best = max(group.rewards)
         worse = [(n, r) for n, r in zip(group.pool_index, group.rewards, strict=True) if r < best]
         rejected.append(min(worse)[1])
