@@ -34,7 +34,8 @@ def test_the_record_tells_what_the_pool_is_like(store: Path) -> None:
     told, pool = pool_of(store, run(store))
     texts = pool.groupby("prompt_id")["response_ids"]
     lengths = pool["response_ids"].map(len)
-    assert told["sampler"] == "transformers"
+    assert told["sampler"]["name"] == "transformers"
+    assert told["sampler"]["noise"].startswith("keyed")
     assert (told["prompts"], told["responses"]) == (24, 96)
     assert told["tokens"] == lengths.sum()
     assert told["mean_tokens"] == pytest.approx(lengths.mean())
@@ -47,7 +48,7 @@ def test_continuous_batching_gives_the_same_policy_and_its_own_identity(store: P
     plain = run(store).record
     other = run(store, "sampler=continuous")
     told, pool = pool_of(store, other)
-    assert told["sampler"] == "continuous"
+    assert told["sampler"]["name"] == "continuous"
     assert other.record.data["config"]["sampler"]["name"] == "continuous"
     assert other.record.identity != plain.identity
     expected = pool_of(store, run(store))[1]

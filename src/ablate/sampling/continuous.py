@@ -27,7 +27,7 @@ from ablate.config.dataset import Sampling
 from ablate.config.sampler import ContinuousSampler
 from ablate.errors import ModelError
 from ablate.models.tokenizer import stop_token_ids
-from ablate.sampling.noise import choose, noise_table
+from ablate.sampling.noise import KEYED, choose, noise_table
 from ablate.sampling.responses import Prompt, Report, SampledResponse, as_response
 from ablate.sampling.sample import check_room, warpers
 from ablate.trl_compat.quiet import quiet
@@ -42,6 +42,8 @@ NOISE_NUMBERS = 2**24
 
 class ContinuousBackend:
     """Draws with the continuous-batching manager of a model in memory, one manager per draw."""
+
+    noise = KEYED
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ContinuousSampler

@@ -5,6 +5,10 @@ import hashlib
 import numpy as np
 import torch
 
+#: what records call the two kinds of noise
+KEYED = "keyed by seed, prompt, response and token"
+SEEDED = "the sampler's own, seeded by seed, prompt and response"
+
 #: vLLM takes seeds of 64 bits with a sign; numbers of responses are added to what is drawn here
 SEED_BITS = 62
 

@@ -26,7 +26,7 @@ from transformers.cache_utils import DynamicLayer
 from ablate.config.dataset import Sampling
 from ablate.models.loading import check_lengths, context_length
 from ablate.models.tokenizer import stop_token_ids
-from ablate.sampling.noise import choose, noise_table
+from ablate.sampling.noise import KEYED, choose, noise_table
 from ablate.sampling.responses import Prompt, Report, SampledResponse, as_response, in_order
 from ablate.trl_compat.quiet import quiet
 
@@ -83,6 +83,8 @@ def warpers(sampling: Sampling) -> list[LogitsProcessor]:
 
 class TransformersBackend:
     """Draws batch by batch with `generate` of a model in memory."""
+
+    noise = KEYED
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int

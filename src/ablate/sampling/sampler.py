@@ -11,6 +11,9 @@ from ablate.sampling.responses import Prompt, Report, SampledResponse, in_order
 class Backend(Protocol):
     """Draws responses of one model."""
 
+    #: where the randomness comes from, in the words of a record
+    noise: str
+
     def draw(
         self,
         prompts: list[Prompt],
@@ -61,6 +64,10 @@ class Sampler(AbstractContextManager["Sampler"]):
         indices = range(first_index, first_index + num_responses)
         drawn = self.backend.draw(prompts, indices, sampling, seed, report)
         return in_order(drawn, prompts, indices, self.name)
+
+    def described(self) -> dict[str, str]:
+        """What a record says of the sampler."""
+        return {"name": self.name, "noise": self.backend.noise}
 
     def refresh(self) -> None:
         """To be called after the model's weights have changed and before the next draw."""

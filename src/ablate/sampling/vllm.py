@@ -18,7 +18,7 @@ from ablate.config.sampler import VLLMSampler
 from ablate.errors import ModelError
 from ablate.models.loading import context_length
 from ablate.models.tokenizer import stop_token_ids
-from ablate.sampling.noise import prompt_seed
+from ablate.sampling.noise import SEEDED, prompt_seed
 from ablate.sampling.responses import Prompt, Report, SampledResponse, as_response
 from ablate.sampling.sample import check_room
 from ablate.trl_compat.quiet import quiet
@@ -41,6 +41,8 @@ def check_installed() -> None:
 
 class VLLMBackend:
     """Draws with an engine or client that TRL's `VLLMGeneration` sets up and keeps in step."""
+
+    noise = SEEDED
 
     def __init__(self, model: Any, tokenizer: Any, config: VLLMSampler) -> None:
         check_installed()

@@ -30,6 +30,7 @@ def run(context: Context) -> None:
     split = context.params["split"]
     texts = {prompt.id: prompt.text for prompt in dataset.prompts(split)}
     ids = {name: encode_prompt(tokenizer, text) for name, text in texts.items()}
+    drawn_by: dict[str, str] | None = None
     if dataset.has_responses:
         given = dataset.responses(split)
         rows = [
@@ -54,6 +55,7 @@ def run(context: Context) -> None:
                 seed=context.params["seed"],
                 report=context.report,
             )
+            drawn_by = sampler.described()
         rows = [
             (
                 item.prompt_id,
@@ -86,7 +88,7 @@ def run(context: Context) -> None:
                 [row[4] for row in rows],
                 stop_token_ids(tokenizer),
             ),
-            "sampler": None if dataset.has_responses else context.run.sampler.name,
+            "sampler": drawn_by,
             "seconds": seconds,
         },
     )
