@@ -140,6 +140,7 @@ def select_groups(context: Context) -> tuple[list[Group], int]:
     if not groups:
         raise DataError(
             f"num_responses.min_gap={chosen.min_gap} leaves out all {dropped} prompts; the widest "
-            f"gap between a best and a worst response is {widest:.3g}"
+            f"gap between a best and a worst response is {widest:.3g} (in units of the training "
+            "reward). Use a smaller num_responses.min_gap"
         )
     return groups, dropped
