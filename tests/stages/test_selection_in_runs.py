@@ -55,11 +55,11 @@ def tokens_of_extremes(table: pd.DataFrame, best: int, worst: int) -> range:
     for _, rows in table.groupby("prompt_id"):
         for count, side in ((best, rows.nlargest), (worst, rows.nsmallest)):
             if count:
-                chosen = side(count, "score", keep="all")
-                edge = chosen["score"].iloc[-1]
-                sure = chosen[chosen["score"] != edge]["tokens"].sum()
-                open_places = count - (chosen["score"] != edge).sum()
-                edges = chosen[chosen["score"] == edge]["tokens"]
+                chosen = side(count, "reward", keep="all")
+                edge = chosen["reward"].iloc[-1]
+                sure = chosen[chosen["reward"] != edge]["tokens"].sum()
+                open_places = count - (chosen["reward"] != edge).sum()
+                edges = chosen[chosen["reward"] == edge]["tokens"]
                 least += sure + edges.nsmallest(open_places).sum()
                 most += sure + edges.nlargest(open_places).sum()
     return range(least, most + 1)
@@ -100,13 +100,15 @@ def test_the_temperature_of_rejection_sampling_is_read(store: Path) -> None:
     hot = run(store, *words, "num_responses.rso_beta=1e9").record.data["policy"]["weights"]
     assert cold != hot
     table = scored_pool(store, best)
-    if not table.groupby("prompt_id")["score"].apply(lambda s: s.duplicated().any()).any():
+    if not table.groupby("prompt_id")["reward"].apply(lambda s: s.duplicated().any()).any():
         assert cold == best.record.data["policy"]["weights"]
 
 
 def test_prompts_with_a_narrow_gap_are_left_out_for_every_k(store: Path) -> None:
     wide = run(store, "num_responses=2")
-    spread = scored_pool(store, wide).groupby("prompt_id")["score"].agg(lambda s: s.max() - s.min())
+    spread = (
+        scored_pool(store, wide).groupby("prompt_id")["reward"].agg(lambda s: s.max() - s.min())
+    )
     limit = float(spread.median())
     for k in (2, 4):
         kept = run(store, f"num_responses={k}", f"num_responses.min_gap={limit}")

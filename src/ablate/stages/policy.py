@@ -2,8 +2,11 @@
 
 import shutil
 import time
+from typing import Any
 
-from ablate.config.selection import NumResponses
+import pandas as pd
+
+from ablate.config.selection import RULES, NumResponses
 from ablate.config.training import TrainingConfig
 from ablate.errors import DataError
 from ablate.models.loading import weights_digest
@@ -23,7 +26,7 @@ from ablate.stages.common import (
     read_pool,
 )
 from ablate.stages.context import Context
-from ablate.store.files import read_json, write_json
+from ablate.store.files import write_json
 from ablate.store.tables import read_table, write_table
 from ablate.training.groups import Group
 from ablate.training.policy import train_policy
@@ -46,7 +49,12 @@ def run(context: Context) -> None:
         groups,
         Objective(context.run.objective),
         TrainingConfig.model_validate(
-            {**context.params["training"], "name": "", "select_checkpoint": "last"}
+            {
+                **context.params["training"],
+                "name": "",
+                "select_checkpoint": "last",
+                "select_by": "judge",
+            }
         ),
         lora=context.run.base_model.lora,
         seed=context.params["seed"],
@@ -94,9 +102,10 @@ def select_groups(context: Context) -> tuple[list[Group], int]:
     """
     chosen = NumResponses.model_validate(context.params["num_responses"])
     pool = read_pool(context.inputs["pool"])
-    table = joined(pool, read_table(context.inputs["scores"] / SCORES), ["score"])
+    scores = read_table(context.inputs["scores"] / SCORES)
+    known = [name for name in scores.columns if name not in ("prompt_id", "index", "raw")]
+    table = joined(pool, scores, known)
     table = joined(table, read_table(context.inputs["ref_logps"] / REF_LOGPS), ["logp"])
-    order_only = read_json(context.inputs["scores"] / RESULT)["kind"] == "labels"
     sampled = context.run.objective.needs.reference_sample
     groups = []
     widest = 0.0
@@ -105,14 +114,15 @@ def select_groups(context: Context) -> tuple[list[Group], int]:
         if sampled:
             # set apart before the choice, which looks at scores: what it leaves is no fair draw
             sample_ids, rows = list(rows["response_ids"].iloc[-1]), rows.iloc[:-1]
-        scores = rows["score"].to_numpy()
+        # differences mean something in `reward` only; a source of order alone has none
+        scores = rows["reward" if "reward" in rows else "rank"].to_numpy()
         # of the whole pool, so that every K trains on the same prompts
         spread = gap(scores)
         widest = max(widest, spread)
         if spread < chosen.min_gap:
             continue
         picked = select_indices(
-            scores,
+            scores if RULES[chosen.select] == "scores" else rows["rank"].to_numpy(),
             min(chosen.k, len(rows)),
             chosen.select,
             (SELECTION_SEED, name),
@@ -120,7 +130,6 @@ def select_groups(context: Context) -> tuple[list[Group], int]:
             rso_beta=chosen.rso_beta,
         )
         rows = rows.iloc[picked]
-        values = rows["score"].tolist()
         numbers = rows["index"].tolist()
         if "responses" in context.params:
             numbers = drawn_numbers((SELECTION_SEED, name), numbers)
@@ -130,10 +139,9 @@ def select_groups(context: Context) -> tuple[list[Group], int]:
                 prompt_ids=list(rows["prompt_ids"].iloc[0]),
                 response_ids=as_lists(rows["response_ids"]),
                 ref_logps=rows["logp"].tolist(),
-                rewards=None if order_only else values,
-                ranks=values if order_only else None,
                 pool_index=numbers,
                 sample_ids=sample_ids,
+                **reward_fields(rows, picked),
             )
         )
     dropped = pool["prompt_id"].nunique() - len(groups)
@@ -144,3 +152,21 @@ def select_groups(context: Context) -> tuple[list[Group], int]:
             "reward). Use a smaller num_responses.min_gap"
         )
     return groups, dropped
+
+
+def reward_fields(rows: pd.DataFrame, picked: list[int]) -> dict[str, Any]:
+    """What the training reward says of a group, by the names of `Group`.
+
+    Args:
+        rows: the columns of a `RewardTable` for the K responses of one prompt.
+        picked: their places among the responses that were compared with each other.
+    """
+    if "reward" not in rows:
+        values: dict[str, Any] = {"ranks": rows["rank"].tolist()}
+    else:
+        values = {"rewards": rows["reward"].tolist()}
+    if "extra_rewards" in rows:
+        values["extra_rewards"] = [list(map(float, extra)) for extra in rows["extra_rewards"]]
+    if "win_probs" in rows:
+        values["win_probs"] = [[float(line[j]) for j in picked] for line in rows["win_probs"]]
+    return values
