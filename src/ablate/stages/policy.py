@@ -115,14 +115,14 @@ def select_groups(context: Context) -> tuple[list[Group], int]:
             # set apart before the choice, which looks at scores: what it leaves is no fair draw
             sample_ids, rows = list(rows["response_ids"].iloc[-1]), rows.iloc[:-1]
         # differences mean something in `reward` only; a source of order alone has none
-        scores = rows["reward" if "reward" in rows else "rank"].to_numpy()
+        values = rows["reward" if "reward" in rows else "rank"].to_numpy()
         # of the whole pool, so that every K trains on the same prompts
-        spread = gap(scores)
+        spread = gap(values)
         widest = max(widest, spread)
         if spread < chosen.min_gap:
             continue
         picked = select_indices(
-            scores if RULES[chosen.select] == "scores" else rows["rank"].to_numpy(),
+            values if RULES[chosen.select] == "scores" else rows["rank"].to_numpy(),
             min(chosen.k, len(rows)),
             chosen.select,
             (SELECTION_SEED, name),
