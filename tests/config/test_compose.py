@@ -122,6 +122,8 @@ def test_a_mistake_is_named_in_one_message(words: list[str], told: list[str]) ->
         ),
         (["sampler=vllm", "sampler.mode=server"], ["sampler.server_url=None", "needs the address"]),
         (["sampler=vllm", "sampler.server_url=http://x:1"], ["sampler.mode=colocate"]),
+        (["sampler=vllm", "collection=online"], ["policy in training", "sampler=continuous"]),
+        (["num_responses.min_gap=1", "collection=online"], ["min_gap", "stored pool"]),
         (["sampler=vllm", "runtime.device=cpu"], ["needs a GPU", "sampler=transformers"]),
         (
             ["num_responses.min_gap=1", "reward=labels", "objective=dpo"],

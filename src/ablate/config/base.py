@@ -1,11 +1,9 @@
 """The common base of every configuration node: strict, immutable, plain data."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-
-#: names of the members of unions, which pydantic puts into the path of an error
-UNION_TAGS = ("world", "local", "transformers", "continuous", "vllm")
 
 
 class Node(BaseModel):
@@ -45,8 +43,7 @@ def explain(error: ValidationError, root: str = "") -> str:
     """One line per mistake: the field as it is typed on the command line, the rule, the value."""
     lines = []
     for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"] if part not in UNION_TAGS)
-        path = ".".join(part for part in (root, path) if part)
+        path = ".".join(part for part in (root, *_typed(item["loc"])) if part)
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "missing":
             lines.append(f"{path}: missing")
@@ -57,3 +54,21 @@ def explain(error: ValidationError, root: str = "") -> str:
         else:
             lines.append(f"{path}: {message[0].lower()}{message[1:]} (got {item['input']!r})")
     return "\n".join(lines)
+
+
+#: where any name may stand, also that of a kind
+_NAMED = ("members", "terms")
+#: pydantic puts the kind of a dataset, reward source or sampler into the path of its fields
+_KINDS = ("world", "local", "labels", "gold", "explicit", "implicit", "verifier", "length",
+          "format", "ensemble", "pairwise", "gpm", "composite", "vector", "transformers",
+          "continuous", "vllm")  # fmt: skip
+
+
+def _typed(place: Sequence[Any]) -> list[str]:
+    """The path of a field as a person types it."""
+    parts = [str(part) for part in place]
+    return [
+        part
+        for number, part in enumerate(parts)
+        if part not in _KINDS or (number and parts[number - 1] in _NAMED)
+    ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from ablate.config.collection_rules import collection_reasons
 from ablate.config.dataset import LocalConfig
 from ablate.config.objective import ObjectiveConfig
 from ablate.config.reward import gives
@@ -12,10 +13,6 @@ from ablate.errors import ConfigError
 
 #: what an objective may need and no run gives: what it is, and what it would take
 UNPROVIDED = {
-    "previous": (
-        "log-probs under the policy of the round before",
-        "It takes iterative collection; in Python, PromptGroup(prev_logps=...)",
-    ),
     "gold": (
         "a gold response to every prompt",
         "It takes a dataset with a third response; in Python, PromptGroup(gold_logps=...)",
@@ -58,17 +55,7 @@ def _reasons(run: RunConfig) -> Iterator[str]:
     yield from _selection_reasons(run)
     yield from unfed(objective)
     local = isinstance(run.dataset, LocalConfig)
-    if not local and k > run.dataset.pool.num_responses:
-        yield (
-            f"num_responses is {k}, but the pool holds {run.dataset.pool.num_responses} responses "
-            f"per prompt. Use dataset.pool.num_responses={k} or more"
-        )
-    if needs.reference_sample and (local or k >= run.dataset.pool.num_responses):
-        yield (
-            f"objective={objective.name} needs one more response drawn from the reference policy: "
-            f"a pool of sampled responses larger than num_responses={k} (dataset="
-            f"{run.dataset.name} with dataset.pool.num_responses={run.dataset.pool.num_responses})"
-        )
+    yield from collection_reasons(run)
     yield from _judge_reasons(run, local)
     yield from reward_reasons(run)
     yield from _sampler_reasons(run)
@@ -89,6 +76,12 @@ def _reasons(run: RunConfig) -> Iterator[str]:
 
 
 def _selection_reasons(run: RunConfig) -> Iterator[str]:
+    if run.num_responses.min_gap and run.collection.refresh_every is not None:
+        yield (
+            "num_responses.min_gap leaves out prompts of a stored pool, but "
+            f"collection={run.collection.name} draws responses while it trains. Use "
+            "num_responses.min_gap=0, or collection=offline or iterative"
+        )
     if gives(run.reward).scores:
         return
     chosen, reward = run.num_responses, run.reward.name
@@ -113,6 +106,13 @@ def _sampler_reasons(run: RunConfig) -> Iterator[str]:
         yield (
             f"sampler.mode={sampler.mode} with sampler.server_url={sampler.server_url}: "
             "sampler.mode=server needs the address, sampler.mode=colocate takes none"
+        )
+    collection = run.collection
+    if collection.refresh_every is not None or collection.curve_every is not None:
+        yield (
+            "sampler=vllm draws from saved models, not from a policy in training "
+            "(collection.refresh_every, collection.curve_every). Use sampler=transformers or "
+            "sampler=continuous, or collection=iterative without a curve"
         )
     if run.runtime.device == "cpu":
         yield "sampler=vllm needs a GPU, but runtime.device=cpu. Use sampler=transformers"

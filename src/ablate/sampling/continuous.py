@@ -86,9 +86,6 @@ class ContinuousBackend:
             self.model.train(was_training)
         return drawn
 
-    def refresh(self) -> None:
-        """Nothing to do: the model that is trained is the one that draws."""
-
     def close(self) -> None:
         """Nothing to free: a manager lives for one draw."""
 

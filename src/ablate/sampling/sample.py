@@ -123,9 +123,6 @@ class TransformersBackend:
             model.train(was_training)
         return drawn
 
-    def refresh(self) -> None:
-        """Nothing to do: the model that is trained is the one that draws."""
-
     def close(self) -> None:
         """Nothing to free: the model belongs to the caller."""
 

@@ -25,10 +25,6 @@ class Backend(Protocol):
         """Responses with these indices to every prompt, in any order."""
         ...
 
-    def refresh(self) -> None:
-        """The model's weights have changed."""
-        ...
-
     def close(self) -> None:
         """Frees memory and processes; nothing is drawn afterwards."""
         ...
@@ -68,10 +64,6 @@ class Sampler(AbstractContextManager["Sampler"]):
     def described(self) -> dict[str, str]:
         """What a record says of the sampler."""
         return {"name": self.name, "noise": self.backend.noise}
-
-    def refresh(self) -> None:
-        """To be called after the model's weights have changed and before the next draw."""
-        self.backend.refresh()
 
     def __enter__(self) -> Self:
         return self

@@ -85,11 +85,6 @@ class VLLMBackend:
                     report(len(drawn), len(prompts) * len(indices), {})
         return drawn
 
-    def refresh(self) -> None:
-        """Sends the model's weights to the engine or the server."""
-        if self._generation is not None:
-            self._generation.sync_weights()
-
     def close(self) -> None:
         """Gives the engine's memory back; a server stays up."""
         generation, self._generation = self._generation, None
