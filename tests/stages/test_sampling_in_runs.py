@@ -57,6 +57,14 @@ def test_continuous_batching_gives_the_same_policy_and_its_own_identity(store: P
     assert other.record.data["metrics"] == plain.data["metrics"]
 
 
+def test_a_policy_in_training_draws_from_the_configured_sampler(store: Path) -> None:
+    words = ["collection=online", "collection.curve_every=null", "training.max_steps=2"]
+    plain = run(store, *words).record.data
+    other = run(store, *words, "sampler=continuous").record.data
+    assert other["id"] != plain["id"]
+    assert other["policy"]["weights"] == plain["policy"]["weights"]
+
+
 def test_the_batch_size_of_the_sampler_changes_nothing(store: Path, tmp_path: Path) -> None:
     expected = pool_of(store, run(store))[1]
     elsewhere = run(tmp_path, "sampler.batch_size=5")
