@@ -56,9 +56,9 @@ def explain(error: ValidationError, root: str = "") -> str:
     return "\n".join(lines)
 
 
-#: where any name may stand, also that of a kind
 #: nodes of a run that are of several kinds: no one types which
-_CHOSEN_BY_KIND = ("dataset", "judge")
+_CHOSEN_BY_KIND = ("dataset", "judge", "sampler")
+#: where any name may stand, also that of a kind
 _NAMED = ("members", "terms")
 #: pydantic puts the kind of a reward source into the path of its fields, wherever it is nested
 _KINDS = ("labels", "gold", "explicit", "implicit", "verifier", "length",

@@ -113,6 +113,7 @@ def held_out_answers(
         tokenizer,
         held_out_prompts(dataset, params["splits"]),
         samples_per_prompt=params["samples_per_prompt"],
+        sampler=context.run.sampler,
         sampling=Sampling.model_validate(params["sampling"]),
         seed=params["seed"],
         judge=judge,

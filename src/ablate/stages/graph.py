@@ -96,10 +96,16 @@ class Planner:
             params["limit"] = limit
         if not (given and self.dataset.has_responses):
             params |= {"pool": self.run.dataset.pool.identity(), "seed": seed}
+            params |= self.sampler()
         chosen = {} if select is None else {"policy_select": select}
         return self.stage(
             "pool", params | (more or {}), {"policy": policy, **chosen}, role or split
         )
+
+    def sampler(self) -> dict[str, Any]:
+        """What draws responses, where it is not the model's own `generate`: its noise differs."""
+        kind = self.run.sampler.kind
+        return {} if kind == "transformers" else {"sampler": kind}
 
     def labels(self, split: str, pool: Stage, role: str = "", *, given: bool = True) -> Stage:
         if split == "judge" or (given and self.labelled == "given"):
@@ -191,4 +197,5 @@ class Planner:
             "sampling": evaluation.sampling.identity(),
             "seed": evaluation.seed,
             "judge": self.judge_content(),
+            **self.sampler(),
         }

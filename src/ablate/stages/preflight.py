@@ -26,8 +26,12 @@ def check_data(run: RunConfig) -> None:
     Raises:
         DataError: responses that fall short of K, scores where there is only an order, too few
             prompts or labels in a split.
-        ModelError: a sequence that is longer than the model's context.
+        ModelError: a sequence that is longer than the model's context, a sampler that is missing.
     """
+    if run.sampler.kind == "vllm":
+        from ablate.sampling.vllm import check_installed
+
+        check_installed()
     dataset = _open(run.dataset)
     if isinstance(run.dataset, LocalConfig):
         fresh = run.collection.fresh

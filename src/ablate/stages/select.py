@@ -31,6 +31,7 @@ def run(context: Context) -> None:
             tokenizer,
             prompts,
             samples_per_prompt=params["samples_per_prompt"],
+            sampler=context.run.sampler,
             sampling=Sampling.model_validate(params["sampling"]),
             seed=params["seed"],
             judge=judge,
