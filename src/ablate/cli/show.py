@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ablate.cli.curve import curve_table
 from ablate.cli.panel import metrics_table
 from ablate.cli.store_words import split_words
 from ablate.errors import ConfigError
@@ -29,6 +30,11 @@ def main(argv: Sequence[str]) -> int:
     console.print(f"status {record.data['status']}, revision {record.revision}, {record.path}\n")
     console.print(metrics_table(record))
     console.print("[dim]± 95 % over prompts: these checkpoints only[/]\n")
+    curve = curve_table(record.data["rounds"]) if "rounds" in record.data else None
+    if curve is not None:
+        console.print("[bold]along training, on prompts of valid[/]")
+        console.print(curve)
+        console.print()
     console.print(_facts(record))
     console.print("\n[bold]stages[/]")
     console.print(_stages(record))
@@ -108,8 +114,23 @@ def _stages(record: Record) -> Table:
     for stage in record.data["stages"]:
         seconds = stage["computed_seconds"]
         took = "found in store" if seconds is None else f"{seconds:.1f} s"
-        table.add_row(f"  {stage['role']}", f"{stage['id'][:12]}  {took}")
+        judged = _judging(stage["result"])
+        table.add_row(f"  {stage['role']}", f"{stage['id'][:12]}  {took}{judged}")
     return table
+
+
+def _judging(result: dict[str, Any]) -> str:
+    """What a stage's judge did, where it is no rule that costs nothing."""
+    if "judging" not in result:
+        return ""
+    done = result["judging"]
+    if not done["asked"] + done["from_cache"]:
+        return ""
+    cut = f", {done['truncated']} with a prompt cut to fit" if done["truncated"] else ""
+    return (
+        f"; {done['judged']} answers judged in {done['seconds']:.1f} s: {done['asked']} verdicts "
+        f"asked for, {done['from_cache']} known{cut}"
+    )
 
 
 def _settings(config: dict[str, Any], prefix: str = "  ") -> Table:

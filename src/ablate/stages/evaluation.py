@@ -1,7 +1,7 @@
 """Stage `evaluation`: the policy's answers, judged and compared with SFT and reference."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,13 @@ import pandas as pd
 
 from ablate.config.dataset import Sampling
 from ablate.datasets import open_dataset
-from ablate.evaluation.answers import answer_prompts, answers_of, held_out_prompts
-from ablate.evaluation.judges import open_judge
+from ablate.evaluation.answers import (
+    Opponents,
+    answer_prompts,
+    answers_of,
+    held_out_prompts,
+)
+from ablate.evaluation.verdicts import Tally
 from ablate.metrics import summarize
 from ablate.models.logps import token_kl
 from ablate.rewards.scorers import LOGP_BATCH_TOKENS
@@ -23,6 +28,7 @@ from ablate.stages.common import (
     within,
 )
 from ablate.stages.context import Context, Report
+from ablate.stages.judging import compares_two, judge_of
 from ablate.stages.reward_source import open_reward
 from ablate.store.files import read_json, write_json
 from ablate.store.tables import read_table, write_table
@@ -52,7 +58,7 @@ def run(context: Context) -> None:
     started = time.monotonic()
     step = chosen_step(context)
     model, tokenizer = load_policy(context.inputs["policy"] / f"step-{step}", context.run)
-    answers = held_out_answers(context, model, tokenizer, within(context.report, 0.0, 0.7))
+    answers, tally = held_out_answers(context, model, tokenizer, within(context.report, 0.0, 0.7))
     reference, _ = load_policy(context.inputs["reference"] / MODEL, context.run)
     items = [
         (prompt, [response])
@@ -83,6 +89,7 @@ def run(context: Context) -> None:
             "metrics": metrics,
             "seconds": time.monotonic() - started,
             "tokens": int(answers["num_tokens"].sum()),
+            "judging": tally.plain(),
         },
     )
 
@@ -94,24 +101,40 @@ def chosen_step(context: Context) -> int:
     return int(read_json(context.inputs["policy"] / RESULT)["last"])
 
 
-def held_out_answers(context: Context, model: Any, tokenizer: Any, report: Report) -> pd.DataFrame:
-    """Answers of a model to the stage's splits, judged."""
+def held_out_answers(
+    context: Context, model: Any, tokenizer: Any, report: Report
+) -> tuple[pd.DataFrame, Tally]:
+    """Answers of a model to the stage's splits, judged, and what the judging took."""
     params = context.params
     dataset = open_dataset(context.run.dataset)
-    judge_model = context.inputs.get("judge")
-    judge = open_judge(
-        context.run, dataset, list(params["splits"]), judge_model and judge_model / MODEL
-    )
-    return answer_prompts(
+    judge = judge_of(context, dataset, list(params["splits"]))
+    answers = answer_prompts(
         model,
         tokenizer,
         held_out_prompts(dataset, params["splits"]),
         samples_per_prompt=params["samples_per_prompt"],
+        sampler=context.run.sampler,
         sampling=Sampling.model_validate(params["sampling"]),
         seed=params["seed"],
         judge=judge,
+        opponents=opponents(context),
         report=report,
     )
+    return answers, judge.tally
+
+
+def opponents(context: Context) -> Opponents | None:
+    """For a judge that compares two: what each answer is compared with.
+
+    The SFT policy's answer to the same prompt, sampled with the same noise; that answer itself is
+    compared with its like, which is a draw. None for judges that give marks.
+    """
+    if not compares_two(context.run):
+        return None
+    if "baseline" not in context.inputs:
+        return "itself"
+    baseline = read_table(context.inputs["baseline"] / ANSWERS)
+    return {(row.split, row.prompt_id, row.sample): row.response for row in baseline.itertuples()}
 
 
 def beside(answers: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
@@ -126,7 +149,15 @@ def beside(answers: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
 def training_reward(
     context: Context, answers: pd.DataFrame, splits: Sequence[str]
 ) -> np.ndarray | None:
-    """What the training reward says of the answers, on the scale that training used.
+    """What the training reward says of the answers, see `training_reward_of`."""
+    reward = training_reward_of(context, splits)
+    return None if reward is None else reward(answers)
+
+
+def training_reward_of(
+    context: Context, splits: Sequence[str]
+) -> Callable[[pd.DataFrame], np.ndarray] | None:
+    """What the training reward says of judged answers, on the scale that training used.
 
     None where training saw only an order, comparisons with the prompt's other responses, or scores
     that came with the data: these say nothing of an answer alone. For `reward=gold` by the judge
@@ -136,7 +167,13 @@ def training_reward(
     if params["kind"] in ("labels", "pairwise", "gpm") or params.get("scores_from") == "data":
         return None
     reward = open_reward(context, splits)
-    if params["kind"] == "gold":
-        assert reward.normalizer is not None
-        return reward.normalizer.alone(answers["judge_score"].to_numpy())
-    return reward.alone(answers_of(answers)).reward
+
+    def alone(answers: pd.DataFrame) -> np.ndarray:
+        if params["kind"] == "gold":
+            assert reward.normalizer is not None
+            return reward.normalizer.alone(answers["judge_score"].to_numpy())
+        values = reward.alone(answers_of(answers)).reward
+        assert values is not None
+        return values
+
+    return alone

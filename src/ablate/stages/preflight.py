@@ -5,11 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ablate.config.collection import round_prompts
 from ablate.config.dataset import DatasetConfig, LocalConfig
+from ablate.config.judge import JudgeConfig
 from ablate.config.reward import GoldReward, training_of, walk
 from ablate.config.run import RunConfig
 from ablate.datasets import SPLITS, PreferenceDataset, open_dataset
 from ablate.errors import DataError, ModelError
+from ablate.evaluation.http_client import read_key
+from ablate.stages.external import local_folder
+from ablate.stages.judging import labelled_by
 
 #: how many of the longest texts are tokenised
 MEASURED = 64
@@ -21,36 +26,69 @@ def check_data(run: RunConfig) -> None:
     Raises:
         DataError: responses that fall short of K, scores where there is only an order, too few
             prompts or labels in a split.
-        ModelError: a sequence that is longer than the model's context.
+        ModelError: a sequence that is longer than the model's context, a sampler that is missing.
     """
+    if run.sampler.kind == "vllm":
+        from ablate.sampling.vllm import check_installed
+
+        check_installed()
     dataset = _open(run.dataset)
     if isinstance(run.dataset, LocalConfig):
-        _check_counts(run, dataset)
+        fresh = run.collection.fresh
+        if not fresh:
+            _check_counts(run, dataset)
         _check_labels(run, dataset)
         of_data = [
             source
             for source in walk(run.reward)
             if isinstance(source, GoldReward) and source.scores_from == "data"
         ]
-        if of_data and not dataset.has_scores:
+        given = labelled_by(run) == "given"
+        if of_data and given and not dataset.has_scores:
             raise DataError(
                 f"{run.dataset.path} says only which response is better; reward=gold needs scores. "
-                "Use reward=labels, reward=explicit or reward=implicit"
+                "Use reward=labels, reward=explicit or reward=implicit, or "
+                "dataset.labelled_by=judge"
             )
     _check_context(run, dataset)
     wanted = ["train", "test"]
-    if run.training.select_checkpoint == "valid":
+    if run.training.select_checkpoint == "valid" or run.collection.curve_every is not None:
         wanted.append("valid")
     for split in wanted:
         if not dataset.num_prompts(split):
             raise DataError(f"dataset={run.dataset.name} has no prompts in the split '{split}'")
+    rounds = round_prompts(run.collection, dataset.num_prompts("train"))
+    if min(last - first + old for first, last, old in rounds) < 1:
+        raise DataError(
+            f"collection.round_prompts={run.collection.round_prompts} of "
+            f"{dataset.num_prompts('train')} train prompts leaves a round without any"
+        )
+
+
+@functools.lru_cache(maxsize=4)
+def check_judge(judge: JudgeConfig, device: str) -> None:
+    """Refuses a judge that could not judge, before the work that leads up to it.
+
+    Raises:
+        ModelError: a classifier whose tokenizer does not fit it, or with several outputs.
+        JudgeError: an endpoint's key is not in the environment.
+    """
+    if judge.kind == "http":
+        read_key(judge.api_key_env)
+    if judge.kind == "hf":
+        from ablate.rewards.classifier import ClassifierSource
+
+        folder = Path(local_folder(judge.path, judge.revision, "judge.path"))
+        ClassifierSource(judge, folder, device, f"judge={judge.name}").check()
 
 
 def _check_labels(run: RunConfig, dataset: PreferenceDataset) -> None:
     """Learnt rewards and judges need comparisons, beside those held out to measure them."""
-    needed = {"train": 1}
-    if any(training_of(source) is not None for source in walk(run.reward)):
-        needed["reward"] = 2
+    needed: dict[str, int] = {}
+    if labelled_by(run) == "given":
+        needed = {} if run.collection.fresh else {"train": 1}
+        if any(training_of(source) is not None for source in walk(run.reward)):
+            needed["reward"] = 2
     if run.judge.kind == "preference":
         needed["judge"] = 2
     for split, least in needed.items():
@@ -76,8 +114,9 @@ def _check_context(run: RunConfig, dataset: PreferenceDataset) -> None:
     prompts = [prompt for split in SPLITS for prompt in dataset.prompts(split, limit=some)]
     longest = max(map(of_prompt, _longest([prompt.text for prompt in prompts])), default=0)
     room = run.evaluation.sampling.max_new_tokens
-    if not dataset.has_responses:
-        room = max(room, run.dataset.pool.sampling.max_new_tokens)
+    if not dataset.has_responses or run.collection.fresh:
+        own = run.collection.sampling or run.dataset.pool.sampling
+        room = max(room, own.max_new_tokens, run.dataset.pool.sampling.max_new_tokens)
     _refuse_long(longest + room, limit, f"the longest prompt with {room} new tokens")
     if dataset.has_responses:
         texts = {prompt.id: prompt.text for prompt in prompts}
