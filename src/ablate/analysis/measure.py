@@ -31,7 +31,9 @@ def available(frame: pd.DataFrame) -> list[str]:
         if metric.compute is not None
         for split in splits_of(frame)
     ]
-    return list(dict.fromkeys([*stored, *computed, *(c for c in WHOLE_RUN if c in frame)]))
+    whole = [c for c in frame if c in WHOLE_RUN or c.startswith("reward.")]
+    numbers = [c for c in whole if pd.api.types.is_numeric_dtype(frame[c])]
+    return list(dict.fromkeys([*stored, *computed, *numbers]))
 
 
 def resolve(frame: pd.DataFrame, word: str) -> str:

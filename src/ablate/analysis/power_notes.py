@@ -32,8 +32,8 @@ def power_notes(table: AblationTable) -> Iterator[str]:
     least = detectable(sd, seeds, count, family)
     if math.isfinite(least):
         yield (
-            f"power: {seeds} seeds find a difference of {number(least, metric)} in {describe(metric).title} "
-            "with 80 % probability"
+            f"power: {seeds} seeds find a difference of {number(least, metric)} in "
+            f"{describe(metric).title} with 80 % probability"
         )
     open_ones = mine[~mine["significant"]]
     if len(open_ones) == 0:
@@ -43,9 +43,9 @@ def power_notes(table: AblationTable) -> Iterator[str]:
         needed = seeds_needed(float(largest["difference"]), sd, count, family)
         many = "more than 10,000" if needed is None else f"{needed}"
         yield (
-            f"to prove the largest unproven difference, "
+            "the largest unproven difference, "
             f"{number(float(largest['difference']), metric, sign=True)} "
-            f"({name_of(table, *largest['arm'])}), about {many} seeds per cell would be needed"
+            f"({name_of(table, *largest['arm'])}), if it is real, takes about {many} seeds per cell to prove"
             + _prompts_told(table, metric, float(largest["difference"]), seeds, count, family)
         )
 
