@@ -45,7 +45,8 @@ def power_notes(table: AblationTable) -> Iterator[str]:
         yield (
             "the largest unproven difference, "
             f"{number(float(largest['difference']), metric, sign=True)} "
-            f"({name_of(table, *largest['arm'])}), if it is real, takes about {many} seeds per cell to prove"
+            f"({name_of(table, *largest['arm'])}), if it is real, takes about {many} seeds per "
+            "cell to prove"
             + _prompts_told(table, metric, float(largest["difference"]), seeds, count, family)
         )
 
