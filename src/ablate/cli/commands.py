@@ -18,7 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "sample": (
         "ablate.cli.sample:main",
-        "print prompts, answers of the SFT policy and their judge scores",
+        "print prompts, responses of the SFT policy or the dataset, and their scores",
     ),
     "objectives": (
         "ablate.cli.objectives:main",
