@@ -49,6 +49,8 @@ class Runtime(Node):
     """The machine's side of a run; no part of any identity."""
 
     threads: PositiveInt | None
+    processes: PositiveInt
+    fsdp: bool
     device: Literal["auto", "cpu", "cuda"]
     min_free_mb: NonNegativeInt
 
