@@ -133,8 +133,8 @@ def _judge_reasons(run: RunConfig, local: bool) -> Iterator[str]:
     if judge.kind == "world" and local:
         yield (
             f"judge={judge.name} knows the embedded worlds only. With dataset={run.dataset.name} "
-            "use judge=preference (a reward model on held-out labels) or "
-            "judge=hf judge.path=/path/to/classifier"
+            "use judge=preference (a reward model on held-out labels), "
+            "judge=hf judge.path=/path/to/classifier, or judge=http (an endpoint)"
         )
     if judge.kind == "preference" and not local:
         yield (
@@ -143,3 +143,8 @@ def _judge_reasons(run: RunConfig, local: bool) -> Iterator[str]:
         )
     if judge.kind == "preference" and local and run.dataset.judge_share == 0:  # type: ignore[union-attr]
         yield "judge=preference needs held-out labels: set dataset.judge_share above 0"
+    if judge.kind == "http" and judge.format != "chat" and judge.chat.mode == "pairwise":
+        yield (
+            f"judge={judge.name} compares two answers, which takes a chat model; "
+            f"judge.format={judge.format} scores one. Use judge=http_reward, or judge.format=chat"
+        )

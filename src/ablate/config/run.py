@@ -7,22 +7,14 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 from ablate.config.base import Node, explain
 from ablate.config.collection import CollectionConfig
 from ablate.config.dataset import DatasetConfig, Sampling
+from ablate.config.judge import JudgeConfig
 from ablate.config.model import BaseModelConfig
 from ablate.config.objective import ObjectiveConfig
-from ablate.config.reward import RewardConfig, RewardTraining
+from ablate.config.reward import RewardConfig
 from ablate.config.sampler import SamplerConfig
 from ablate.config.selection import NumResponses
 from ablate.config.training import TrainingConfig
 from ablate.errors import ConfigError
-
-
-class JudgeConfig(Node):
-    """Who scores labels and evaluation: the world's rule, a held-out reward model, a classifier."""
-
-    name: str
-    kind: Literal["world", "preference", "hf"]
-    path: str | None
-    training: RewardTraining | None
 
 
 class EvaluationConfig(Node):
@@ -70,8 +62,8 @@ class RunConfig(Node):
     base_model: BaseModelConfig
     dataset: DatasetConfig = Field(discriminator="kind")
     collection: CollectionConfig
-    sampler: SamplerConfig
-    judge: JudgeConfig
+    sampler: SamplerConfig = Field(discriminator="kind")
+    judge: JudgeConfig = Field(discriminator="kind")
     evaluation: EvaluationConfig
     training: TrainingConfig
     tracker: TrackerConfig

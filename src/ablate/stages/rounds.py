@@ -145,6 +145,7 @@ class Rounds:
             params["curve"] = {"every": self.config.curve_every, **answering}
             params["reward"] = self.reward.params
             inputs |= {"sft": self.sft, **planner.judge_inputs(), **self.reward.inputs}
+            inputs |= planner.compared()
         policy = planner.stage(
             "policy",
             {
