@@ -64,7 +64,7 @@ class RunConfig(Node):
     base_model: BaseModelConfig
     dataset: DatasetConfig = Field(discriminator="kind")
     collection: CollectionConfig
-    sampler: SamplerConfig
+    sampler: SamplerConfig = Field(discriminator="kind")
     judge: JudgeConfig = Field(discriminator="kind")
     evaluation: EvaluationConfig
     training: TrainingConfig
