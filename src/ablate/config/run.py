@@ -49,6 +49,8 @@ class Runtime(Node):
     """The machine's side of a run; no part of any identity."""
 
     threads: PositiveInt | None
+    processes: PositiveInt
+    fsdp: bool
     device: Literal["auto", "cpu", "cuda"]
     min_free_mb: NonNegativeInt
 
@@ -62,7 +64,7 @@ class RunConfig(Node):
     base_model: BaseModelConfig
     dataset: DatasetConfig = Field(discriminator="kind")
     collection: CollectionConfig
-    sampler: SamplerConfig
+    sampler: SamplerConfig = Field(discriminator="kind")
     judge: JudgeConfig = Field(discriminator="kind")
     evaluation: EvaluationConfig
     training: TrainingConfig

@@ -32,6 +32,7 @@ from ablate.store.tables import read_table, write_table
 from ablate.training.groups import Group
 from ablate.training.online import FreshGroups
 from ablate.training.policy import train_policy
+from ablate.trl_compat.arguments import world_size
 
 
 def run(context: Context) -> None:
@@ -77,6 +78,8 @@ def run(context: Context) -> None:
         report=context.report,
         log=context.log,
     )
+    if not context.leads:
+        return
     for step, folder in result.checkpoints:
         folder.rename(context.out / f"step-{step}")
     saved = [step for step, _ in result.checkpoints]
@@ -108,6 +111,7 @@ def run(context: Context) -> None:
             "tokens": int(result.steps["tokens"].iloc[-1]) if len(result.steps) else 0,
             "curve": result.curve.to_dict("records"),
             "seconds": time.monotonic() - started,
+            "processes": world_size(),
         },
     )
 
