@@ -50,6 +50,8 @@ class Needs:
     behaviour: bool
     #: log-probs of a rationale of the preference
     rationale: bool
+    #: log-probs of one more response drawn from the reference policy
+    reference_sample: bool
     #: responses of a group that answer prompts of their own
     joint: bool
     #: present responses per prompt without which nothing can be compared
@@ -93,7 +95,7 @@ def slot_needs(config: ObjectiveConfig) -> Needs:
         tokens=config.score in ("ld", "masked") or needs_tokens(config),
         extra_rewards=config.shift == "extra_rewards" or config.rewards_from != "group",
         mismatched=config.baseline == "z0",
-        win_probs=config.target in ("win_rate", "win_logit"),
+        win_probs=config.target in ("win_rate", "win_logit", "win_prob"),
         previous=config.reference == "mixture",
         token_kl=config.shift == "token_kl" or config.score == "masked",
         token_weights=config.score == "masked",
@@ -101,6 +103,7 @@ def slot_needs(config: ObjectiveConfig) -> Needs:
         gold=bool(aux & {"nll_gold", "nll_gold_mean"}),
         behaviour=config.structure == STRUCTURE,
         rationale="rationale" in aux,
+        reference_sample="logp_sample" in aux,
         joint=config.across_prompts,
         min_responses=1 if config.structure == "likelihood" or config.advantage == "reward" else 2,
         batch=config.batch_coupled,
