@@ -72,7 +72,11 @@ from ablate.objectives import Objective, fingerprint, make_objective
         ("dpo", {"weight": "policy", "structure": "categorical", "pairing": None}, "weighs pairs"),
         ("lipo_lambda", {"ties": "half"}, "gives a tie no weight"),
         ("beta_dpo", {"pairing": "all_pairs"}, "one pair per prompt"),
-        ("tdpo1", {"aggregate": "log_mean_exp", "aggregate_beta": 1.0}, "cannot weigh what the vocabulary"),
+        (
+            "tdpo1",
+            {"aggregate": "log_mean_exp", "aggregate_beta": 1.0},
+            "cannot weigh what the vocabulary",
+        ),
         ("sft", {"score": "mean"}, "aggregate=token_mean"),
         ("dove", {"log_z": "cancels"}, "declare log_z=ignored"),
         ("dpop", {"log_z": "cancels"}, "declare log_z=ignored"),

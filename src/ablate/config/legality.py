@@ -67,6 +67,8 @@ def _reasons(run: RunConfig) -> Iterator[str]:
             "Use reward=gold, reward=explicit or reward=implicit"
         )
     yield from unfed(objective)
+    if needs.behaviour and run.collection.kind == "offline":
+        yield from _behaviour_reasons(run)
     local = isinstance(run.dataset, LocalConfig)
     if not local and k > run.dataset.pool.num_responses:
         yield (
@@ -105,6 +107,25 @@ def unfed(objective: ObjectiveConfig) -> Iterator[str]:
                 f"objective={objective.name} needs {what}, which no level of another factor gives "
                 f"yet. {way}"
             )
+
+
+def _behaviour_reasons(run: RunConfig) -> Iterator[str]:
+    """A ratio π/π_old needs the policy that drew the responses: the reference, as it is."""
+    name = run.objective.name
+    if isinstance(run.dataset, LocalConfig):
+        yield (
+            f"objective={name} weighs responses by the policy that drew them, and nobody knows it "
+            f"of those that come with dataset={run.dataset.name}. Use collection=online, or an "
+            "objective without importance ratios, such as rpo_sqloo"
+        )
+        return
+    drawn = run.dataset.pool.sampling
+    if (drawn.temperature, drawn.top_p, drawn.top_k) != (1.0, 1.0, 0):
+        yield (
+            f"objective={name} weighs responses by the probability with which they were drawn: "
+            f"that is the policy's at temperature 1, top_p 1, top_k 0 only (dataset.pool.sampling "
+            f"has {drawn.temperature:g}, {drawn.top_p:g}, {drawn.top_k})"
+        )
 
 
 def _judge_reasons(run: RunConfig, local: bool) -> Iterator[str]:

@@ -12,7 +12,7 @@ STRUCTURE = "policy_gradient"
 _SLOTS = ("advantage", "advantage_scale", "ratio", "clip", "kl", "over_tokens", "group_filter")
 #: what each slot and parameter belongs to: (slot, values of that slot)
 OWNERS: dict[str, tuple[str, tuple[str, ...]]] = {
-    **{slot: ("structure", (STRUCTURE,)) for slot in _SLOTS},
+    **dict.fromkeys(_SLOTS, ("structure", (STRUCTURE,))),
     "scale_epsilon": ("advantage_scale", ("group_std", "batch_std", "batch_whiten")),
     "clip_low": ("clip", ("ppo",)),
     "clip_high": ("clip", ("ppo", "cispo")),

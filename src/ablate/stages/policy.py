@@ -4,6 +4,7 @@ import shutil
 import time
 
 from ablate.config.training import TrainingConfig
+from ablate.datasets import open_dataset
 from ablate.models.loading import weights_digest
 from ablate.models.tokenizer import load_tokenizer
 from ablate.objectives import Objective
@@ -47,6 +48,8 @@ def run(context: Context) -> None:
             {**context.params["training"], "name": "", "select_checkpoint": "last"}
         ),
         lora=context.run.base_model.lora,
+        # responses that came with the data are those of nobody's policy
+        behaviour="given" if open_dataset(context.run.dataset).has_responses else "initial",
         seed=context.params["seed"],
         work_dir=work,
         report=context.report,

@@ -19,6 +19,7 @@ from ablate.errors import ConfigError, DataError
 from ablate.models.loading import check_lengths, context_length
 from ablate.models.logps import response_logps, response_token_logps
 from ablate.objectives import Objective
+from ablate.training.behaviour import Behaviour, of_behaviour
 from ablate.training.checkpoints import save_checkpoint
 from ablate.training.collate import GroupCollator
 from ablate.training.groups import (
@@ -84,6 +85,7 @@ def train_policy(
     seed: int,
     work_dir: Path,
     lora: Lora | None = None,
+    behaviour: Behaviour = "given",
     report: Report | None = None,
     log: Log | None = None,
 ) -> PolicyResult:
@@ -98,6 +100,7 @@ def train_policy(
 
     Args:
         groups: prompts with their responses; reference log-probs come with them.
+        behaviour: who drew the responses, for objectives with importance ratios.
         report: called after each step with (steps done, steps in all, the step's metrics).
         log: called after each step with (step, metrics).
 
@@ -117,6 +120,7 @@ def train_policy(
     optimisation = _optimisation(training)
     micro_batch(optimisation)
     order, steps = _plan(len(groups), training, seed)
+    groups = of_behaviour(model, tokenizer, groups, objective, behaviour)
     groups = _with_reference(model, tokenizer, groups, objective)
     # whole distributions of the reference are too many to store: a frozen copy computes them anew
     reference = copy.deepcopy(model).requires_grad_(False) if objective.needs.token_kl else None

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ablate.groups import PromptGroup
-from ablate.objectives import Objective, ObjectiveState, response_scales
+from ablate.objectives import Objective, ObjectiveState, response_scales, token_scales
 from ablate.training.collate import SIDE_TEXTS, prompt_group
 from ablate.training.token_kl import token_logps_and_kl
 from ablate.trl_compat.dpo import GroupTrainer
@@ -106,11 +106,14 @@ class RPOTrainer(GroupTrainer):
         whole = _concatenate(pieces)
         state = self.objective_state.update(whole)
         output = self.objective(whole, state)
-        scales = response_scales(self.objective, whole, state)
+        by_token = self.objective.needs.tokens
+        scales = (token_scales if by_token else response_scales)(self.objective, whole, state)
         start = mine
         for batch in batches:
             rows, columns = batch["mask"].shape
             batch["scales"] = scales[start : start + rows, :columns]
+            if by_token:
+                batch["scales"] = batch["scales"][..., : int(batch["lengths"].max())]
             start += rows
         self.window_loss = output.loss.detach()
         self._share = 1 / len(batches)
@@ -139,7 +142,7 @@ class RPOTrainer(GroupTrainer):
         self._last_inputs = inputs
         self._seen.append(_detached(group))
         if "scales" in inputs and self.window_loss is not None:
-            logps = group.policy_logps
+            logps = group.policy_logps if group.token_logps is None else group.token_logps
             surrogate = (inputs["scales"].to(logps.dtype) * logps).sum() * processes
             # the value is this micro-batch's share of the loss, the gradient the surrogate's
             return surrogate - surrogate.detach() + self.window_loss * self._share
