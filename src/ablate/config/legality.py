@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from ablate.config.dataset import LocalConfig
 from ablate.config.objective import ObjectiveConfig
 from ablate.config.run import RunConfig
+from ablate.config.shaping import ALONG_TRAINING, VERDICTS
 from ablate.errors import ConfigError
 
 #: what an objective may need and no stage makes: what it is, and what it would take
@@ -83,6 +84,7 @@ def _reasons(run: RunConfig) -> Iterator[str]:
         )
     yield from _judge_reasons(run, local)
     yield from _reward_reasons(run)
+    yield from _shaping_reasons(run, local)
     model = run.base_model
     if model.kind == "hf" and not model.path:
         yield "base_model=hf needs base_model.path: a folder with a saved model, or a hub id"
@@ -158,3 +160,33 @@ def _reward_reasons(run: RunConfig) -> Iterator[str]:
         yield "reward=implicit needs reward.training.beta"
     if reward.kind == "implicit" and reward.training.init == "base":
         yield "reward=implicit measures log-ratios to the SFT policy; use reward.training.init=sft"
+
+
+def _shaping_reasons(run: RunConfig, local: bool) -> Iterator[str]:
+    """Shapers take verdicts of right or wrong; some need answers drawn while training goes on."""
+    shaping, kind = run.shaping, run.reward.kind
+    if shaping.kind == "none":
+        return
+    if shaping.kind in ALONG_TRAINING and run.collection.kind == "offline":
+        yield (
+            f"shaping={shaping.name} {ALONG_TRAINING[shaping.kind]}, with collection="
+            f"{run.collection.name}. Use collection=online, or shaping=slpo, grpo_lambda or "
+            "truncation"
+        )
+    if kind not in VERDICTS:
+        yield (
+            f"shaping={shaping.name} shapes verdicts of right or wrong, and reward="
+            f"{run.reward.name} gives none. Use reward=gold with dataset=sums, or shaping=none"
+        )
+    elif kind == "gold" and not local and not _verdicts(run):
+        yield (
+            f"shaping={shaping.name} shapes verdicts of right or wrong, but dataset="
+            f"{run.dataset.name} with judge={run.judge.name} has graded scores. Use dataset=sums, "
+            "or shaping=none"
+        )
+
+
+def _verdicts(run: RunConfig) -> bool:
+    """Whether the judge says right or wrong, as that of the world `sums` does."""
+    world = None if isinstance(run.dataset, LocalConfig) else run.dataset.world
+    return world == "sums" and run.judge.kind == "world"

@@ -8,6 +8,7 @@ from ablate.config.base import Node, explain
 from ablate.config.dataset import DatasetConfig, Sampling
 from ablate.config.model import BaseModelConfig
 from ablate.config.objective import ObjectiveConfig
+from ablate.config.shaping import ShapingConfig
 from ablate.config.training import TrainingConfig
 from ablate.errors import ConfigError
 
@@ -100,6 +101,7 @@ class RunConfig(Node):
     objective: ObjectiveConfig
     num_responses: NumResponses
     reward: RewardConfig
+    shaping: ShapingConfig
     base_model: BaseModelConfig
     dataset: DatasetConfig = Field(discriminator="kind")
     collection: CollectionConfig

@@ -16,19 +16,22 @@ FACTORS = {
     "objective": ("objective", "name"),
     "num_responses": ("num_responses", "k"),
     "reward": ("reward", "name"),
+    "shaping": ("shaping", "name"),
     "base_model": ("base_model", "name"),
     "dataset": ("dataset", "name"),
     "collection": ("collection", "name"),
     "seed": ("seed", "value"),
 }
+#: the level of a factor in records made before there was a choice
+BEFORE = {"shaping": "none"}
 
 
 def load(root: str | Path = "results", ids: Iterable[str] | None = None) -> pd.DataFrame:
     """One row per run, its newest revision.
 
     Columns: id, name, status (done or diverged), revision, the factors (objective, num_responses,
-    reward, base_model, dataset, collection, seed), every setting as `config.<path>`, every metric
-    as `<metric>/<split>` with `<metric>/<split>/se` (over prompts), tokens_trained,
+    reward, shaping, base_model, dataset, collection, seed), every setting as `config.<path>`,
+    every metric as `<metric>/<split>` with `<metric>/<split>/se` (over prompts), tokens_trained,
     tokens_generated, device_seconds (seconds), judge, commit, path.
 
     Args:
@@ -59,7 +62,8 @@ def row(record: Record) -> dict[str, Any]:
         "status": data["status"],
         "revision": record.revision,
     }
-    result |= {factor: config[group][key] for factor, (group, key) in FACTORS.items()}
+    for factor, (group, key) in FACTORS.items():
+        result[factor] = config[group][key] if group in config else BEFORE[factor]
     result |= {f"config.{path}": value for path, value in records.flat(config)}
     for metric, splits in data["metrics"].items():
         for split, estimate in splits.items():

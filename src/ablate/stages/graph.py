@@ -209,9 +209,14 @@ class _Planner:
                 sft,
                 self.upstream,
             )
+        shaping = {}
+        if run.shaping.kind != "none":
+            shaping["shaping"] = {
+                key: value for key, value in run.shaping.identity().items() if key != "name"
+            }
         scores = self.stage(
             "scores",
-            {"reward": reward},
+            {"reward": reward, **shaping},
             {"pool": pool, "labels": labels, "reference": sft, **reward_inputs},
         )
         ref_logps = self.stage("ref_logps", {}, {"pool": pool, "reference": sft})
