@@ -34,6 +34,7 @@ for name in plan["objectives"]:
     result = train_policy(
         load_model(folder / "start", device="cpu"), load_tokenizer(str(folder / "start")), groups,
         make_objective(name), TrainingConfig(**plan["training"]), seed=0, work_dir=folder / name,
+        behaviour="initial",
     )
     if torch.distributed.get_rank() == 0:
         result.steps.to_json(folder / f"{name}.json")
@@ -43,7 +44,7 @@ for name in plan["objectives"]:
 def test_two_processes_take_the_path_of_one(
     make_model, make_groups, make_training, tokenizer, tmp_path
 ):
-    groups, names = make_groups(24), ["rpo_bwd", "kto", "bco", "beta_dpo"]
+    groups, names = make_groups(24), ["rpo_bwd", "kto", "bco", "beta_dpo", "reinforce_pp", "rloo"]
     training = make_training(batch_size=8, lr=1e-4, micro_batch_size=2)
     save_model(make_model(), tokenizer, tmp_path / "start")
     plan = {
@@ -72,7 +73,7 @@ def test_two_processes_take_the_path_of_one(
         alone = make_model()
         result = train_policy(
             alone, tokenizer, groups, make_objective(name), make_training(batch_size=8, lr=1e-4),
-            seed=0, work_dir=tmp_path / f"alone-{name}",
+            seed=0, work_dir=tmp_path / f"alone-{name}", behaviour="initial",
         )  # fmt: skip
         together = json.loads(Path(tmp_path / f"{name}.json").read_text())
         for column in ("loss", "grad_norm", "log_ratio", "accuracy", "usable", "responses"):

@@ -132,8 +132,10 @@ class ObjectiveConfig(Node):
     #: policy gradient: how the ratio is kept near 1 (cispo: a cap that stops its gradient only)
     clip: Literal["none", "ppo", "cispo"] | None = neutral(None)
     #: policy gradient: where β·KL(π ‖ π_ref) stands: taken from the reward, from what is still to
-    #: come at each token, or added to the loss (k3 per token)
-    kl: Literal["none", "in_reward", "in_return", "in_loss"] | None = neutral(None)
+    #: come at each token, or added to the loss (k3 per token; `weighted` by the ratio)
+    kl: Literal["none", "in_reward", "in_return", "in_loss", "in_loss_weighted"] | None = neutral(
+        None
+    )
     #: policy gradient: tokens of a response are averaged or added up; averaged over all tokens of
     #: the prompt; or added up and divided by a constant
     over_tokens: Literal["mean", "sum", "group_mean", "constant"] | None = neutral(None)

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from ablate.config.objective import ObjectiveConfig
 
 STRUCTURE = "policy_gradient"
+#: where the KL is a term of the loss, per token
+IN_LOSS = ("in_loss", "in_loss_weighted")
 _SLOTS = ("advantage", "advantage_scale", "ratio", "clip", "kl", "over_tokens", "group_filter")
 #: what each slot and parameter belongs to: (slot, values of that slot)
 OWNERS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -23,7 +25,7 @@ OWNERS: dict[str, tuple[str, tuple[str, ...]]] = {
 def needs_tokens(config: ObjectiveConfig) -> bool:
     """Whether the per-token log-probs enter, or only their sum."""
     return config.structure == STRUCTURE and (
-        config.ratio == "token" or (config.kl in ("in_return", "in_loss") and config.beta > 0)
+        config.ratio == "token" or (config.kl in ("in_return", *IN_LOSS) and config.beta > 0)
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ablate.config.objective import ObjectiveConfig
+from ablate.config.objective_gradient import IN_LOSS
 from ablate.groups import PromptGroup
 from ablate.objectives.advantages import advantages
 from ablate.objectives.groupwise import top_tied
@@ -51,10 +52,15 @@ def policy_gradient(config: ObjectiveConfig, group: PromptGroup, scores: Tensor)
     if config.kl in ("in_reward", "in_return") and logps.reference is not None:
         drift = logps.behaviour - logps.reference.detach()
     advantage = advantages(config, config.eta * values, drift, counted, lengths)
-    by_response, by_token, metrics = _surrogate(config, logps, advantage, lengths, counted)
-    if config.kl == "in_loss" and logps.reference is not None:
+    ratio = _ratio(config, logps, lengths)
+    by_response, by_token, metrics = _surrogate(config, logps, ratio, advantage, lengths, counted)
+    if config.kl in IN_LOSS and logps.reference is not None:
         divergence = _k3(logps.policy, logps.reference)
-        by_token = config.beta * divergence + (0.0 if by_token is None else by_token)
+        penalty = config.beta * divergence
+        if config.kl == "in_loss_weighted":
+            # its expected gradient is that of KL(π ‖ π_ref), which k3 alone has not (2512.02556)
+            penalty = penalty * (ratio if ratio.dim() == 3 else ratio[..., None])
+        by_token = penalty if by_token is None else by_token + penalty
         metrics["kl_token"] = overall(divergence.sum(dim=2) / lengths.clamp(min=1), counted)
     losses = _over_tokens(config, by_response, by_token, lengths, counted)
     losses = _over_responses(config, losses, lengths, counted)
@@ -95,19 +101,31 @@ def _log_probs(config: ObjectiveConfig, group: PromptGroup) -> _LogProbs:
     return _LogProbs(policy, behaviour.detach(), reference)
 
 
-def _surrogate(
-    config: ObjectiveConfig, logps: _LogProbs, advantage: Tensor, lengths: Tensor, counted: Tensor
-) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
-    """The loss of each response or of each token (the other is None), and metrics."""
+def _ratio(config: ObjectiveConfig, logps: _LogProbs, lengths: Tensor) -> Tensor:
+    """π/π_old: float[B, K, T] of each token, or float[B, K] of the whole response."""
     log_ratio = logps.policy - logps.behaviour
-    whole = config.ratio != "token"
-    if whole and log_ratio.dim() == 3:
+    if config.ratio == "token":
+        return _exp(log_ratio)
+    if log_ratio.dim() == 3:
         log_ratio = log_ratio.sum(dim=2)
     if config.ratio == "sequence_mean":
         log_ratio = log_ratio / lengths.clamp(min=1)
+    return _exp(log_ratio)
+
+
+def _surrogate(
+    config: ObjectiveConfig,
+    logps: _LogProbs,
+    ratio: Tensor,
+    advantage: Tensor,
+    lengths: Tensor,
+    counted: Tensor,
+) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
+    """The loss of each response or of each token (the other is None), and metrics."""
+    whole = config.ratio != "token"
     if not whole and advantage.dim() == 2:
         advantage = advantage[..., None]
-    ratio, gain = _exp(log_ratio), advantage.detach()
+    gain = advantage.detach()
     shown = counted
     if not whole:
         steps = torch.arange(ratio.shape[2], device=ratio.device)
