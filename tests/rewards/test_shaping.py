@@ -11,6 +11,8 @@ from ablate.config.levels import level_names, read_level
 from ablate.config.shaping import ALONG_TRAINING, ShapingConfig
 from ablate.errors import DataError
 from ablate.rewards.shaping import Shaper, budget_at, top_share
+from ablate.rewards.sources import ScalarSource
+from ablate.rewards.table import Answer, TrainingReward
 
 LEVELS = level_names("shaping")
 
@@ -205,3 +207,53 @@ def test_what_needs_training_is_what_looks_at_the_past_or_the_step():
         shaped(two, [1, 1], [2, 3])
         late = shaped(two, [1, 0, 1], [9, 9, 12], step=50)
         assert (late != shaped(one, [1, 0, 1], [9, 9, 12])) == (name in ALONG_TRAINING)
+
+
+# -- behind a training reward
+
+
+class Verdicts:
+    """Answers are right where their text says so."""
+
+    def score(self, answers):
+        return np.array([float(answer.response == "right") for answer in answers])
+
+
+def answer(prompt, text, tokens):
+    return Answer(prompt, prompt, [1], text, [0] * tokens)
+
+
+def test_a_training_reward_shapes_before_it_normalises():
+    reward = TrainingReward(ScalarSource(Verdicts()), "within_prompt_sd", 3.0, shaper("slpo"))
+    answers = [answer("a", "right", 4), answer("a", "right", 8), answer("a", "wrong", 2)]
+    table = reward.fit(answers)
+    raw = np.array([1.2, 1.0, 0.0])
+    np.testing.assert_allclose(table.rank, raw)
+    np.testing.assert_allclose(table.reward, raw / raw.std(ddof=1))
+    assert reward.raw.tolist() == [1, 1, 0]
+    np.testing.assert_allclose(reward.shaped, raw)
+    # new answers: the same number divides, and an answer that stands alone is not shaped
+    again = reward.score([answer("b", "right", 5), answer("b", "right", 6)])
+    np.testing.assert_allclose(again.reward, np.array([1.2, 1.0]) / raw.std(ddof=1))
+    np.testing.assert_allclose(reward.alone(answers).reward, [1, 1, 0] / raw.std(ddof=1))
+
+
+def test_the_pool_on_which_a_reward_is_fitted_is_no_history():
+    reward = TrainingReward(ScalarSource(Verdicts()), "none", 3.0, shaper("hapo"))
+    answers = [answer("a", "right", 8), answer("a", "wrong", 2)]
+    assert reward.fit(answers).reward.tolist() == [1, 0]
+    assert reward.shaper.state_dict() == {}
+    assert reward.score(answers).reward.tolist() == [1, 0]
+    assert reward.shaper.state_dict() == {"a": 8.0}
+    expected = [1 + math.cos(math.pi / 4), 0]
+    assert reward.score([answer("a", "right", 4), *answers[1:]]).reward.tolist() == pytest.approx(
+        expected
+    )
+
+
+def test_the_step_reaches_the_budget():
+    tool = shaper("budget", start=10, decay=0.5, interval=1, weight=0.5)
+    reward = TrainingReward(ScalarSource(Verdicts()), "none", 3.0, tool)
+    answers = [answer("a", "right", 10)]
+    reward.fit(answers)
+    assert [reward.score(answers, step).reward.tolist() for step in (0, 1)] == [[1.5], [1.0]]

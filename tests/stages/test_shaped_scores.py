@@ -54,7 +54,8 @@ def test_the_scores_are_the_published_formula_over_the_pool(store: Path) -> None
     assert (bonus > 0).any()
     expected = both["raw"] + 0.5 * bonus.reindex(both.index).fillna(0.0)
     deviation = expected.groupby(both["prompt_id"]).std().mean()
-    np.testing.assert_allclose(both["score"], expected / deviation)
+    np.testing.assert_allclose(both["reward"], expected / deviation)
+    np.testing.assert_allclose(both["rank"], expected)
     told = shaped.record.data["reward"]["shaping"]
     assert told["mean_before"] == pytest.approx(both["raw"].mean())
     assert told["mean_after"] == pytest.approx(expected.mean())

@@ -50,7 +50,7 @@ def gradient_problems(config: ObjectiveConfig) -> Iterator[str]:
         if config.beta == 0:
             yield (
                 "beta=0: should be greater than 0; only structure=policy_gradient can do without "
-                "the KL that beta weighs"
+                "the KL that objective.beta weighs"
             )
         return
     if config.reference != "fixed" or config.score != "sum":

@@ -23,10 +23,11 @@ def run(context: Context) -> None:
     model, tokenizer = load_policy(context.inputs["policy"] / MODEL, context.run)
     dataset = open_dataset(context.run.dataset)
     split = context.params["split"]
-    texts = {prompt.id: prompt.text for prompt in dataset.prompts(split)}
+    prompts = dataset.prompts(split, context.params.get("limit"))
+    texts = {prompt.id: prompt.text for prompt in prompts}
     ids = {name: encode_prompt(tokenizer, text) for name, text in texts.items()}
     if dataset.has_responses:
-        given = dataset.responses(split)
+        given = [item for item in dataset.responses(split) if item.prompt_id in texts]
         rows = [
             (item.prompt_id, item.index, item.text, encode_response(tokenizer, item.text), True)
             for item in given

@@ -1,74 +1,89 @@
-"""Stage `scores`: the training reward of every response, shaped, and what normalises it."""
+"""Stage `scores`: the training reward of every response, and the scale that normalises it."""
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ablate.config.shaping import ShapingConfig
 from ablate.evaluation.answers import answers_of
-from ablate.rewards.normalize import pair_accuracy, score_scale
-from ablate.rewards.shaping import Shaper
-from ablate.stages.common import LABELS, RESULT, SCORES, joined, open_scorer, read_pool
+from ablate.rewards.agreement import agreement
+from ablate.rewards.table import RewardTable, TrainingReward
+from ablate.stages.common import LABELS, RESULT, SCORES, joined, read_pool
 from ablate.stages.context import Context
-from ablate.store.files import write_json
+from ablate.stages.reward_source import open_reward
+from ablate.store.files import read_json, write_json
 from ablate.store.tables import read_table, write_table
+
+#: the split whose prompts the policy trains on
+SPLIT = "train"
 
 
 def run(context: Context) -> None:
-    """Writes scores.parquet (prompt_id, index, raw, score) and result.json with the scale.
+    """Writes scores.parquet and result.json.
 
-    `score` is `raw` over the scale, shaped before if that is asked for. result.json also tells
-    how well the source agrees with the labels (accuracy over untied within-prompt pairs and the
-    correlation over all) and how far shaping went.
+    scores.parquet: prompt_id, index, raw (as the source says it), and the columns of a
+    `RewardTable`: rank, and where the source gives them reward (shaped and normalised),
+    extra_rewards and win_probs. result.json: the fitted numbers that normalise rewards of any
+    answers (`fitted`), how well the source agrees with the labels of this pool, what its learnt
+    parts say of themselves (`learnt`), and how far shaping went.
     """
-    reward = context.params["reward"]
     pool = read_pool(context.inputs["pool"])
     labelled = joined(pool, read_table(context.inputs["labels"] / LABELS), ["label"])
-    scorer = open_scorer(reward, context.run, context.inputs)
-    raw = labelled["label"].to_numpy() if scorer is None else scorer.score(answers_of(pool))
-    prompts = labelled["prompt_id"].to_numpy()
-    shaped = _shaped(context, labelled, raw)
-    scale = score_scale(shaped, prompts, reward["normalize"])
+    reward = open_reward(context, [SPLIT], fitted=False)
+    found = reward.fit(answers_of(labelled))
     table = labelled[["prompt_id", "index"]].copy()
-    table["raw"], table["score"] = raw, shaped / scale
-    write_table(table, context.out / SCORES)
-    label = labelled["label"].to_numpy()
+    table["raw"] = reward.raw
+    write_table(pd.concat([table, found.columns()], axis=1), context.out / SCORES)
+    label, prompts = labelled["label"].to_numpy(), labelled["prompt_id"].to_numpy()
+    raw = table["raw"].to_numpy()
     varied = float(np.std(raw)) > 0 and float(np.std(label)) > 0
+    fitted = reward.state()
+    agreed = agreement(raw, label, prompts)
     write_json(
         context.out / RESULT,
         {
-            "kind": reward["kind"],
-            "scale": scale,
-            "shaping": None if shaped is raw else _told(raw, shaped, labelled),
-            "pair_accuracy": _finite(pair_accuracy(raw, label, prompts)),
+            "kind": context.params["reward"]["kind"],
+            "scale": fitted["scale"],
+            "fitted": fitted,
+            "shaping": None if reward.shaper is None else _told(reward, labelled),
+            "pair_accuracy": agreed["accuracy"],
             "correlation": float(np.corrcoef(raw, label)[0, 1]) if varied else None,
+            "pearson_within_prompt": agreed["pearson"],
+            "spearman_within_prompt": agreed["spearman"],
+            "disagreement": disagreement(reward, found),
+            "learnt": {
+                name: read_json(folder / RESULT)
+                for name, folder in context.inputs.items()
+                if name.startswith("reward_model")
+            },
         },
     )
 
 
-def _shaped(context: Context, pool: pd.DataFrame, raw: np.ndarray) -> np.ndarray:
-    """float[R]: rewards after shaping, all prompts of the pool being one batch."""
-    if "shaping" not in context.params:
-        return raw
-    shaping = context.params["shaping"]
-    shaper = Shaper(ShapingConfig.model_validate({**shaping, "name": shaping["kind"]}))
-    return shaper.shape(pool["prompt_id"].tolist(), raw, _tokens(pool), step=0)
-
-
-def _told(raw: np.ndarray, shaped: np.ndarray, pool: pd.DataFrame) -> dict[str, float | None]:
+def _told(reward: TrainingReward, pool: pd.DataFrame) -> dict[str, float | None]:
     """How far shaping went: means, and what length has to do with the reward of right answers."""
-    right, tokens = raw == 1, np.asarray(_tokens(pool))
-    varied = right.any() and np.ptp(shaped[right]) > 0 and np.ptp(tokens[right]) > 0
-    with_length = np.corrcoef(shaped[right], tokens[right])[0, 1] if varied else None
+    assert reward.raw is not None
+    assert reward.shaped is not None
+    right, tokens = reward.raw == 1, pool["response_ids"].map(len).to_numpy()
+    shaped = reward.shaped[right]
+    varied = right.any() and np.ptp(shaped) > 0 and np.ptp(tokens[right]) > 0
     return {
-        "mean_before": float(raw.mean()),
-        "mean_after": float(shaped.mean()),
-        "length_correlation": None if with_length is None else float(with_length),
+        "mean_before": float(reward.raw.mean()),
+        "mean_after": float(reward.shaped.mean()),
+        "length_correlation": float(np.corrcoef(shaped, tokens[right])[0, 1]) if varied else None,
     }
 
 
-def _tokens(pool: pd.DataFrame) -> list[int]:
-    return [len(ids) for ids in pool["response_ids"]]
+def disagreement(reward: TrainingReward, table: RewardTable) -> dict[str, Any] | None:
+    """Of an ensemble: how far each member is from the members' mean, in the pool.
 
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+    For each member the mean within-prompt standard deviation (ddof 1) of its difference from the
+    mean, on the scale of the normalised members; None for other sources.
+    """
+    if not reward.source.one_scale or table.extra_rewards is None:
+        return None
+    members = table.extra_rewards * (1.0 if reward.normalizer is None else reward.normalizer.scale)
+    apart = members - members.mean(axis=1, keepdims=True)
+    frame = pd.DataFrame(apart, columns=list(reward.source.parts))
+    spread = frame.groupby(table.prompts).std(ddof=1).mean()
+    return {str(name): float(value) for name, value in spread.items() if np.isfinite(value)}
