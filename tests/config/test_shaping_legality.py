@@ -32,9 +32,19 @@ def test_what_goes_along_with_training_does_not(name, reason):
     assert "collection=offline. Use collection=online, or shaping=slpo" in message
 
 
+@pytest.mark.parametrize("name", ["hapo", "budget"])
+def test_it_does_online(name):
+    for collection in ("online", "semi_online"):
+        legality.check(compose([*SUMS, f"shaping={name}", f"collection={collection}"]))
+    message = refusal(*SUMS, f"shaping={name}", "collection=iterative")
+    assert "with collection=iterative" in message
+
+
 @pytest.mark.parametrize("name", [name for name in level_names("shaping") if name != "none"])
 def test_graded_and_learnt_rewards_are_no_verdicts(name):
-    assert "dataset=lists with judge=world has graded scores" in refusal(f"shaping={name}")
+    assert "dataset=lists with judge=world has graded scores" in refusal(
+        f"shaping={name}", "collection=online"
+    )
     message = refusal("dataset=sums", "reward=explicit", f"shaping={name}")
     assert "reward=explicit gives none. Use reward=gold with dataset=sums" in message
 
@@ -51,7 +61,7 @@ def test_ratios_need_the_policy_that_drew_the_responses(name):
     legality.check(compose([f"objective={name}"]))
     message = refusal(f"objective={name}", "dataset.pool.sampling.temperature=0.7")
     assert f"objective={name}" in message
-    assert "temperature 1, top_p 1, top_k 0 only (dataset.pool.sampling has 0.7, 1, 0)" in message
+    assert "temperature 1, top_p 1, top_k 0 only (they are 0.7, 1, 0 here)" in message
     message = refusal(
         f"objective={name}", "dataset=local", "dataset.path=x.jsonl", "judge=preference"
     )

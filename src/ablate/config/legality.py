@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from ablate.config.collection_rules import collection_reasons
 from ablate.config.dataset import LocalConfig
 from ablate.config.objective import ObjectiveConfig
 from ablate.config.reward_legality import reward_reasons
@@ -11,10 +12,6 @@ from ablate.errors import ConfigError
 
 #: what an objective may need and no run gives: what it is, and what it would take
 UNPROVIDED = {
-    "previous": (
-        "log-probs under the policy of the round before",
-        "It takes iterative collection; in Python, PromptGroup(prev_logps=...)",
-    ),
     "gold": (
         "a gold response to every prompt",
         "It takes a dataset with a third response; in Python, PromptGroup(gold_logps=...)",
@@ -55,20 +52,10 @@ def _reasons(run: RunConfig) -> Iterator[str]:
             f"{needs.min_responses} per prompt, but num_responses is {k}"
         )
     yield from unfed(objective)
-    if needs.behaviour and run.collection.kind == "offline":
+    if needs.behaviour:
         yield from _behaviour_reasons(run)
     local = isinstance(run.dataset, LocalConfig)
-    if not local and k > run.dataset.pool.num_responses:
-        yield (
-            f"num_responses is {k}, but the pool holds {run.dataset.pool.num_responses} responses "
-            f"per prompt. Use dataset.pool.num_responses={k} or more"
-        )
-    if needs.reference_sample and (local or k >= run.dataset.pool.num_responses):
-        yield (
-            f"objective={objective.name} needs one more response drawn from the reference policy: "
-            f"a pool of sampled responses larger than num_responses={k} (dataset="
-            f"{run.dataset.name} with dataset.pool.num_responses={run.dataset.pool.num_responses})"
-        )
+    yield from collection_reasons(run)
     yield from _judge_reasons(run, local)
     yield from reward_reasons(run)
     yield from _shaping_reasons(run, local)
@@ -101,19 +88,25 @@ def unfed(objective: ObjectiveConfig) -> Iterator[str]:
 def _behaviour_reasons(run: RunConfig) -> Iterator[str]:
     """A ratio π/π_old needs the policy that drew the responses: the reference, as it is."""
     name = run.objective.name
-    if isinstance(run.dataset, LocalConfig):
+    collection = run.collection
+    if isinstance(run.dataset, LocalConfig) and collection.kind == "offline":
         yield (
             f"objective={name} weighs responses by the policy that drew them, and nobody knows it "
             f"of those that come with dataset={run.dataset.name}. Use collection=online, or an "
             "objective without importance ratios, such as rpo_sqloo"
         )
         return
-    drawn = run.dataset.pool.sampling
+    if collection.kind == "iterative" and collection.init == "sft":
+        yield (
+            f"objective={name} weighs responses by the policy that drew them, the last one, but "
+            "collection.init=sft starts every round elsewhere. Use collection.init=last"
+        )
+    drawn = collection.sampling or run.dataset.pool.sampling
     if (drawn.temperature, drawn.top_p, drawn.top_k) != (1.0, 1.0, 0):
         yield (
             f"objective={name} weighs responses by the probability with which they were drawn: "
-            f"that is the policy's at temperature 1, top_p 1, top_k 0 only (dataset.pool.sampling "
-            f"has {drawn.temperature:g}, {drawn.top_p:g}, {drawn.top_k})"
+            f"that is the policy's at temperature 1, top_p 1, top_k 0 only (they are "
+            f"{drawn.temperature:g}, {drawn.top_p:g}, {drawn.top_k} here)"
         )
 
 
@@ -139,7 +132,7 @@ def _shaping_reasons(run: RunConfig, local: bool) -> Iterator[str]:
     shaping, kind = run.shaping, run.reward.kind
     if shaping.kind == "none":
         return
-    if shaping.kind in ALONG_TRAINING and run.collection.kind == "offline":
+    if shaping.kind in ALONG_TRAINING and run.collection.refresh_every is None:
         yield (
             f"shaping={shaping.name} {ALONG_TRAINING[shaping.kind]}, with collection="
             f"{run.collection.name}. Use collection=online, or shaping=slpo, grpo_lambda or "

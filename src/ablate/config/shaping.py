@@ -21,6 +21,8 @@ ALONG_TRAINING = {
     "hapo": "compares with earlier answers to the same prompt, and there are none",
     "budget": "shrinks its budget from step to step, and rewards are given before the first",
 }
+#: kinds that look at all responses of a step, or at those of earlier ones
+WHOLE_BATCH = ("hapo", "grpo_lambda")
 #: reward sources whose scores are a verdict of right or wrong
 VERDICTS = ("gold", "verifier")
 

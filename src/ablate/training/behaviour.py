@@ -7,27 +7,28 @@ from typing import Literal
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablate.errors import DataError
-from ablate.models.logps import response_token_logps
 from ablate.objectives import Objective
 from ablate.training.groups import Group
+from ablate.training.source import token_rows
 
-#: who drew the responses: their log-probs come with them, the weights before training, or the
-#: weights of every step anew (no ratio is needed)
-Behaviour = Literal["given", "initial", "fresh"]
-#: tokens per forward pass
-_BATCH_TOKENS = 16384
+#: who drew the responses of fixed groups: somebody whose log-probs come with them, if anyone, or
+#: the weights before training
+Behaviour = Literal["given", "initial"]
 
 
 def with_behaviour(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, groups: Sequence[Group]
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    groups: Sequence[Group],
+    *,
+    attached: bool = False,
 ) -> list[Group]:
-    """The groups with `old_token_logps` of the model as it is, which has just drawn them."""
-    items = [(prompt, [ids]) for group in groups for prompt, ids in group.rows()]
-    values = iter(response_token_logps(model, tokenizer, items, _BATCH_TOKENS))
-    return [
-        replace(group, old_token_logps=[next(values)[0] for _ in group.response_ids])
-        for group in groups
-    ]
+    """The groups with `old_token_logps` of the policy as it is, which has just drawn them.
+
+    `attached` as in `response_token_logps`.
+    """
+    rows = token_rows(policy, tokenizer, groups, attached=attached)
+    return [replace(group, old_token_logps=row) for group, row in zip(groups, rows, strict=True)]
 
 
 def of_behaviour(
@@ -37,14 +38,12 @@ def of_behaviour(
     objective: Objective,
     behaviour: Behaviour,
 ) -> Sequence[Group]:
-    """The groups as an objective with importance ratios needs them; others as they are.
+    """Fixed groups as an objective with importance ratios needs them; others as they are.
 
     Raises `DataError` where nobody knows under which policy the responses were drawn: a ratio
     of 1 would be wrong from the second step on, and from the first if another model drew them.
     """
-    if not objective.needs.behaviour or behaviour == "fresh":
-        return groups
-    if groups[0].old_token_logps is not None:
+    if not objective.needs.behaviour or groups[0].old_token_logps is not None:
         return groups
     if behaviour == "initial":
         return with_behaviour(model, tokenizer, groups)
