@@ -99,3 +99,22 @@ def test_a_policy_gradient_on_the_pool_of_the_reference(store: Path, name: str) 
     again = pd.read_parquet(cut.record.path / "train.parquet")
     for column in ("loss", "grad_norm", "ratio"):
         np.testing.assert_allclose(again[column], steps[column], rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["hapo", "budget"])
+def test_shapers_that_follow_the_training_follow_it(store: Path, name: str) -> None:
+    """Online, from the same samples: the reward of the first steps differs as the formula says."""
+    online = [*SUMS, "collection=online", "training.epochs=1", "collection.curve_every=null"]
+    plain = run(store, *online)
+    shaped = run(store, *online, f"shaping={name}")
+    one, two = (
+        pd.read_parquet(outcome.record.path / "train.parquet") for outcome in (plain, shaped)
+    )
+    # the first step's responses are the same; HAPO has no history then, the budget pays at once
+    assert one["length"].iloc[0] == two["length"].iloc[0]
+    before, after = (
+        frame["reward"].iloc[0] * outcome.record.data["reward"]["scale"]
+        for frame, outcome in ((one, plain), (two, shaped))
+    )
+    assert (before == pytest.approx(after)) == (name == "hapo")
+    assert np.isfinite(two["loss"]).all()

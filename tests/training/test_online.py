@@ -60,7 +60,9 @@ def test_a_sampler_that_returns_the_stored_pool_is_offline_training_bit_for_bit(
     assert left.steps.drop(columns="seconds").equals(right.steps.drop(columns="seconds"))
 
 
-@pytest.mark.parametrize("name", ["rpo_sqloo", "kto", "bco", "beta_dpo", "tdpo2", "inpo"])
+@pytest.mark.parametrize(
+    "name", ["rpo_sqloo", "kto", "bco", "beta_dpo", "tdpo2", "inpo", "rloo", "reinforce_pp"]
+)
 def test_micro_batches_draw_the_same_and_take_the_same_path(train, make_model, tokenizer, name):
     whole, parts = make_rollout(tokenizer), make_rollout(tokenizer)
     # at the reference itself every comparison of log-ratios would be one of rounding, and a small
@@ -135,7 +137,7 @@ def test_the_reference_stays_at_the_initial_weights(train, tokenizer, make_model
         rollout = make_rollout(tokenizer)
         seen = []
 
-        def keep(answers, seen=seen):
+        def keep(answers, step, seen=seen):
             seen.extend(answers)
             return token_reward(answers)
 

@@ -35,7 +35,6 @@ class PolicyRollout:
 
     Args:
         num_samples: responses drawn per visit, of which `num_responses` picks K.
-        refresh_every: optimizer steps between two draws.
     """
 
     def __init__(
@@ -48,9 +47,7 @@ class PolicyRollout:
         num_samples: int,
         sampling: Sampling,
         seed: int,
-        refresh_every: int = 1,
     ) -> None:
-        self._draws, self.refresh_every = 0, refresh_every
         self.tokenizer, self.prompts, self.score = tokenizer, prompts, score
         self.num_responses, self.num_samples = num_responses, num_samples
         self.sampling, self.seed = sampling, seed
@@ -59,8 +56,7 @@ class PolicyRollout:
     def groups(self, policy: PreTrainedModel, visits: Sequence[Visit]) -> list[Group]:
         """A group of K rewarded responses per visit."""
         drawn = self.draw(policy, visits, self.num_samples)
-        rewards = self.rewards(visits, drawn, self._draws * self.refresh_every)
-        self._draws += 1
+        rewards = self.rewards(visits, drawn)
         made = []
         for visit, responses, rows in zip(visits, drawn, rewards, strict=True):
             name = self.prompts[visit.prompt].id
@@ -108,12 +104,8 @@ class PolicyRollout:
         self,
         visits: Sequence[Visit],
         drawn: Sequence[Sequence[SampledResponse]],
-        step: int = 0,
     ) -> list[pd.DataFrame]:
         """The training rewards of fresh responses: the one place where they are made.
-
-        Args:
-            step: optimizer steps taken before they were drawn.
 
         Returns:
             the columns of a `RewardTable` by visit, a row per response.
@@ -127,7 +119,7 @@ class PolicyRollout:
                 for place in places
                 for response in drawn[place]
             ]
-            columns = self.score(answers, step).columns()
+            columns = self.score(answers, visits[places[0]].step).columns()
             start = 0
             for place in places:
                 tables[place] = columns.iloc[start : start + len(drawn[place])]
@@ -174,7 +166,6 @@ def fresh_groups(context: Context, tokenizer: PreTrainedTokenizerBase) -> FreshG
         num_samples=drawing["num_samples"] or chosen["k"],
         sampling=Sampling.model_validate(drawing["sampling"]),
         seed=context.params["seed"],
-        refresh_every=drawing["refresh_every"],
     )
     return FreshGroups(len(prompts), drawing["refresh_every"], rollout)
 

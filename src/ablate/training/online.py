@@ -29,6 +29,8 @@ class Visit:
 
     prompt: int
     number: int
+    #: optimizer steps taken before its responses are drawn
+    step: int = 0
 
 
 class Rollout(Protocol):
@@ -87,7 +89,7 @@ class OnlineGroups:
         self._first = step * self.batch_size
         last = min(self._first + every * self.batch_size, len(self.order))
         visits = [
-            Visit(self.order[place], place // self.fresh.count)
+            Visit(self.order[place], place // self.fresh.count, step)
             for place in range(self._first, last)
         ]
         with trainer.live() as policy:
