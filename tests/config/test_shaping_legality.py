@@ -58,17 +58,26 @@ def test_a_setting_of_another_shaper_is_told():
 
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_ratios_need_the_policy_that_drew_the_responses(name):
-    legality.check(compose([f"objective={name}"]))
-    message = refusal(f"objective={name}", "dataset.pool.sampling.temperature=0.7")
+    words = [f"objective={name}", "num_responses.select=first"]
+    legality.check(compose(words))
+    message = refusal(*words, "dataset.pool.sampling.temperature=0.7")
     assert f"objective={name}" in message
     assert "temperature 1, top_p 1, top_k 0 only (they are 0.7, 1, 0 here)" in message
-    message = refusal(
-        f"objective={name}", "dataset=local", "dataset.path=x.jsonl", "judge=preference"
-    )
+    local = ["dataset=local", "dataset.path=x.jsonl", "judge=preference"]
+    message = refusal(*words, *local)
     assert "nobody knows it of those that come with dataset=local" in message
     assert "rpo_sqloo" in message
-    legality.check(
-        compose(
-            ["objective=rpo_sqloo", "dataset=local", "dataset.path=x.jsonl", "judge=preference"]
-        )
+    legality.check(compose(["objective=rpo_sqloo", *local]))
+    assert "Use collection.init=last" in refusal(
+        *words, "collection=iterative", "collection.init=sft"
     )
+
+
+def test_responses_chosen_by_their_rewards_are_no_draws():
+    message = refusal("objective=grpo")
+    assert "num_responses.select=paper chooses 4 of 16 by their rewards" in message
+    assert "Use num_responses.select=first or random, or all of them" in message
+    legality.check(compose(["objective=grpo", "num_responses=16"]))
+    legality.check(compose(["objective=grpo", "num_responses.select=random"]))
+    legality.check(compose(["objective=grpo", "collection=online"]))
+    assert "4 of 8" in refusal("objective=grpo", "collection=online", "collection.num_samples=8")

@@ -88,7 +88,8 @@ def test_a_judge_whose_scores_are_no_verdicts_stops_the_stage(tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["rloo", "grpo", "reinforce_pp"])
 def test_a_policy_gradient_on_the_pool_of_the_reference(store: Path, name: str) -> None:
     """The pool is the initial policy's: the ratio is 1 at the first step and leaves it later."""
-    words = [*SUMS, f"objective={name}", "training.batch_size=16", "training.lr=3e-3"]
+    words = [*SUMS, f"objective={name}", "num_responses.select=first", "training.batch_size=16",
+             "training.lr=3e-3"]  # fmt: skip
     whole = run(store, *words)
     steps = pd.read_parquet(whole.record.path / "train.parquet")
     assert steps["ratio"].iloc[0] == pytest.approx(1.0, abs=1e-4)

@@ -89,8 +89,9 @@ def _single(words: list[str], config_dirs: list[str]) -> int:
     from rich.console import Console
 
     from ablate.launch.sweep import layout_of
-    from ablate.stages.preflight import check_data
+    from ablate.stages.preflight import check_data, check_judge
     from ablate.stages.tracker import check_tracker
+    from ablate.store import records
     from ablate.store.layout import check_writable
 
     run = compose(words, config_dirs)
@@ -107,6 +108,8 @@ def _single(words: list[str], config_dirs: list[str]) -> int:
 
     console = Console()
     planned = plan(run, layout)
+    if run.force is not False or records.latest(layout, planned.identity) is None:
+        check_judge(run.judge, run.runtime.device)
     quiet_libraries()
     with StageBars(console) as bars:
         outcome = complete(planned, layout, bars)

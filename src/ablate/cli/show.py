@@ -99,8 +99,23 @@ def _stages(record: Record) -> Table:
     for stage in record.data["stages"]:
         seconds = stage["computed_seconds"]
         took = "found in store" if seconds is None else f"{seconds:.1f} s"
-        table.add_row(f"  {stage['role']}", f"{stage['id'][:12]}  {took}")
+        judged = _judging(stage["result"])
+        table.add_row(f"  {stage['role']}", f"{stage['id'][:12]}  {took}{judged}")
     return table
+
+
+def _judging(result: dict[str, Any]) -> str:
+    """What a stage's judge did, where it is no rule that costs nothing."""
+    if "judging" not in result:
+        return ""
+    done = result["judging"]
+    if not done["asked"] + done["from_cache"]:
+        return ""
+    cut = f", {done['truncated']} with a prompt cut to fit" if done["truncated"] else ""
+    return (
+        f"; {done['judged']} answers judged in {done['seconds']:.1f} s: {done['asked']} verdicts "
+        f"asked for, {done['from_cache']} known{cut}"
+    )
 
 
 def _settings(config: dict[str, Any], prefix: str = "  ") -> Table:

@@ -61,16 +61,20 @@ def explain(error: ValidationError, root: str = "") -> str:
     return "\n".join(lines)
 
 
+#: nodes of a run that are of several kinds: no one types which
+_CHOSEN_BY_KIND = ("dataset", "judge", "sampler")
 #: where any name may stand, also that of a kind
 _NAMED = ("members", "terms")
-#: pydantic puts the kind of a dataset or reward source into the path of its fields
-_KINDS = ("world", "local", "labels", "gold", "explicit", "implicit", "verifier", "length",
+#: pydantic puts the kind of a reward source into the path of its fields, wherever it is nested
+_KINDS = ("labels", "gold", "explicit", "implicit", "verifier", "length",
           "format", "ensemble", "pairwise", "gpm", "composite", "vector")  # fmt: skip
 
 
 def _typed(place: Sequence[Any]) -> list[str]:
     """The path of a field as a person types it."""
     parts = [str(part) for part in place]
+    if parts and parts[0] in _CHOSEN_BY_KIND:
+        return [parts[0], *parts[2:]]
     return [
         part
         for number, part in enumerate(parts)

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 
 from ablate.config.collection_rules import collection_reasons
 from ablate.config.dataset import LocalConfig
+from ablate.config.drawn_legality import drawn_reasons
 from ablate.config.objective import ObjectiveConfig
+from ablate.config.reward import gives
 from ablate.config.reward_legality import reward_reasons
 from ablate.config.run import RunConfig
-from ablate.config.shaping import ALONG_TRAINING, VERDICTS
+from ablate.config.selection import RULES
 from ablate.errors import ConfigError
 
 #: what an objective may need and no run gives: what it is, and what it would take
@@ -51,14 +53,14 @@ def _reasons(run: RunConfig) -> Iterator[str]:
             f"objective={objective.name} compares responses and needs at least "
             f"{needs.min_responses} per prompt, but num_responses is {k}"
         )
+    yield from _selection_reasons(run)
     yield from unfed(objective)
-    if needs.behaviour:
-        yield from _behaviour_reasons(run)
     local = isinstance(run.dataset, LocalConfig)
     yield from collection_reasons(run)
     yield from _judge_reasons(run, local)
     yield from reward_reasons(run)
-    yield from _shaping_reasons(run, local)
+    yield from drawn_reasons(run)
+    yield from _sampler_reasons(run)
     model = run.base_model
     if model.kind == "hf" and not model.path:
         yield "base_model=hf needs base_model.path: a folder with a saved model, or a hub id"
@@ -75,6 +77,49 @@ def _reasons(run: RunConfig) -> Iterator[str]:
         )
 
 
+def _selection_reasons(run: RunConfig) -> Iterator[str]:
+    if run.num_responses.min_gap and run.collection.refresh_every is not None:
+        yield (
+            "num_responses.min_gap leaves out prompts of a stored pool, but "
+            f"collection={run.collection.name} draws responses while it trains. Use "
+            "num_responses.min_gap=0, or collection=offline or iterative"
+        )
+    if gives(run.reward).scores:
+        return
+    chosen, reward = run.num_responses, run.reward.name
+    if RULES[chosen.select] == "scores":
+        others = ", ".join(name for name, reads in RULES.items() if reads != "scores")
+        yield (
+            f"num_responses.select={chosen.select} needs scores, but reward={reward} gives only an "
+            f"order. Use one of {others}, or another reward"
+        )
+    if chosen.min_gap:
+        yield (
+            f"num_responses.min_gap={chosen.min_gap} measures a difference of scores, but "
+            f"reward={reward} gives only an order. Use num_responses.min_gap=0, or another reward"
+        )
+
+
+def _sampler_reasons(run: RunConfig) -> Iterator[str]:
+    sampler = run.sampler
+    if sampler.kind != "vllm":
+        return
+    if (sampler.mode == "server") != (sampler.server_url is not None):
+        yield (
+            f"sampler.mode={sampler.mode} with sampler.server_url={sampler.server_url}: "
+            "sampler.mode=server needs the address, sampler.mode=colocate takes none"
+        )
+    collection = run.collection
+    if collection.refresh_every is not None or collection.curve_every is not None:
+        yield (
+            "sampler=vllm draws from saved models, not from a policy in training "
+            "(collection.refresh_every, collection.curve_every). Use sampler=transformers or "
+            "sampler=continuous, or collection=iterative without a curve"
+        )
+    if run.runtime.device == "cpu":
+        yield "sampler=vllm needs a GPU, but runtime.device=cpu. Use sampler=transformers"
+
+
 def unfed(objective: ObjectiveConfig) -> Iterator[str]:
     """What an objective needs and no run can give, whatever its levels: one sentence for each."""
     for need, (what, way) in UNPROVIDED.items():
@@ -85,38 +130,13 @@ def unfed(objective: ObjectiveConfig) -> Iterator[str]:
             )
 
 
-def _behaviour_reasons(run: RunConfig) -> Iterator[str]:
-    """A ratio π/π_old needs the policy that drew the responses: the reference, as it is."""
-    name = run.objective.name
-    collection = run.collection
-    if isinstance(run.dataset, LocalConfig) and collection.kind == "offline":
-        yield (
-            f"objective={name} weighs responses by the policy that drew them, and nobody knows it "
-            f"of those that come with dataset={run.dataset.name}. Use collection=online, or an "
-            "objective without importance ratios, such as rpo_sqloo"
-        )
-        return
-    if collection.kind == "iterative" and collection.init == "sft":
-        yield (
-            f"objective={name} weighs responses by the policy that drew them, the last one, but "
-            "collection.init=sft starts every round elsewhere. Use collection.init=last"
-        )
-    drawn = collection.sampling or run.dataset.pool.sampling
-    if (drawn.temperature, drawn.top_p, drawn.top_k) != (1.0, 1.0, 0):
-        yield (
-            f"objective={name} weighs responses by the probability with which they were drawn: "
-            f"that is the policy's at temperature 1, top_p 1, top_k 0 only (they are "
-            f"{drawn.temperature:g}, {drawn.top_p:g}, {drawn.top_k} here)"
-        )
-
-
 def _judge_reasons(run: RunConfig, local: bool) -> Iterator[str]:
     judge = run.judge
     if judge.kind == "world" and local:
         yield (
             f"judge={judge.name} knows the embedded worlds only. With dataset={run.dataset.name} "
-            "use judge=preference (a reward model on held-out labels) or "
-            "judge=hf judge.path=/path/to/classifier"
+            "use judge=preference (a reward model on held-out labels), "
+            "judge=hf judge.path=/path/to/classifier, or judge=http (an endpoint)"
         )
     if judge.kind == "preference" and not local:
         yield (
@@ -125,33 +145,8 @@ def _judge_reasons(run: RunConfig, local: bool) -> Iterator[str]:
         )
     if judge.kind == "preference" and local and run.dataset.judge_share == 0:  # type: ignore[union-attr]
         yield "judge=preference needs held-out labels: set dataset.judge_share above 0"
-
-
-def _shaping_reasons(run: RunConfig, local: bool) -> Iterator[str]:
-    """Shapers take verdicts of right or wrong; some need answers drawn while training goes on."""
-    shaping, kind = run.shaping, run.reward.kind
-    if shaping.kind == "none":
-        return
-    if shaping.kind in ALONG_TRAINING and run.collection.refresh_every is None:
+    if judge.kind == "http" and judge.format != "chat" and judge.chat.mode == "pairwise":
         yield (
-            f"shaping={shaping.name} {ALONG_TRAINING[shaping.kind]}, with collection="
-            f"{run.collection.name}. Use collection=online, or shaping=slpo, grpo_lambda or "
-            "truncation"
+            f"judge={judge.name} compares two answers, which takes a chat model; "
+            f"judge.format={judge.format} scores one. Use judge=http_reward, or judge.format=chat"
         )
-    if kind not in VERDICTS:
-        yield (
-            f"shaping={shaping.name} shapes verdicts of right or wrong, and reward="
-            f"{run.reward.name} gives none. Use reward=gold with dataset=sums, or shaping=none"
-        )
-    elif kind == "gold" and not local and not _verdicts(run):
-        yield (
-            f"shaping={shaping.name} shapes verdicts of right or wrong, but dataset="
-            f"{run.dataset.name} with judge={run.judge.name} has graded scores. Use dataset=sums, "
-            "or shaping=none"
-        )
-
-
-def _verdicts(run: RunConfig) -> bool:
-    """Whether the judge says right or wrong, as that of the world `sums` does."""
-    world = None if isinstance(run.dataset, LocalConfig) else run.dataset.world
-    return world == "sums" and run.judge.kind == "world"

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, ValidationError, model_validator
 
-from ablate.config.base import Node, neutral
+from ablate.config.base import Node, explain, neutral
 from ablate.config.objective_needs import Needs, slot_needs
 from ablate.config.objective_rules import slot_problems
 from ablate.errors import ConfigError
@@ -259,21 +259,8 @@ def objective_config(values: dict[str, Any]) -> ObjectiveConfig:
     try:
         return ObjectiveConfig.model_validate(values)
     except ValidationError as error:
-        lines = []
-        for item in error.errors():
-            where = ".".join(str(part) for part in item["loc"])
-            reason = item["msg"].removeprefix("Value error, ")
-            if item["type"] == "value_error":
-                lines.append(f"{where}: {reason}" if where else reason)
-            elif item["type"] == "missing":
-                lines.append(f"{where} is missing")
-            elif item["type"] == "extra_forbidden":
-                lines.append(f"{where} is not a field of an objective")
-            else:
-                lines.append(f"{where}={item['input']!r}: {reason[:1].lower()}{reason[1:]}")
-        raise ConfigError(
-            f"Objective '{values.get('name', '?')}': " + "; ".join(lines) + "."
-        ) from error
+        problems = "; ".join(explain(error).splitlines())
+        raise ConfigError(f"Objective '{values.get('name', '?')}': {problems}.") from error
 
 
 def objective_of_slots(slots: dict[str, Any], name: str) -> ObjectiveConfig:

@@ -76,9 +76,16 @@ def is_built_here(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def load_tokenizer(
-    path_or_id: str, revision: str | None = None, trust_remote_code: bool = False
+    path_or_id: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    must_end: bool = True,
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or hub id; without a pad token it pads with EOS.
+
+    Args:
+        must_end: refuse a tokenizer without EOS. One that only reads, as a classifier's, needs
+            none.
 
     Raises:
         ModelError: no tokenizer there, or one without an EOS token.
@@ -89,12 +96,12 @@ def load_tokenizer(
         )
     except (OSError, ValueError) as error:
         raise ModelError(offline_help(path_or_id, "tokenizer", error)) from error
-    if tokenizer.eos_token_id is None:
+    if tokenizer.eos_token_id is None and must_end:
         raise ModelError(
             f"the tokenizer of {path_or_id} has no EOS token, so no response could ever end; "
             "set `eos_token` in its tokenizer_config.json"
         )
-    if tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         # safe: every mask here comes from lengths, never from comparing ids with the pad id
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"

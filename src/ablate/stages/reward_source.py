@@ -10,9 +10,8 @@ from ablate.config.reward import ExplicitReward, RewardConfig, parts
 from ablate.config.run import RunConfig
 from ablate.config.shaping import ShapingConfig
 from ablate.datasets import open_dataset
-from ablate.evaluation.judges import open_judge
+from ablate.rewards.classifier import ClassifierScorer, ClassifierSource
 from ablate.rewards.scorers import (
-    ClassifierScorer,
     GeneralPreference,
     ImplicitScorer,
     RewardModelScorer,
@@ -35,7 +34,8 @@ from ablate.rewards.sources import (
 from ablate.rewards.table import Source, TrainingReward
 from ablate.stages.common import LABELS, MODEL, RESULT, load_policy
 from ablate.stages.context import Context
-from ablate.stages.external import model_folder
+from ablate.stages.external import model_folder, plain_classifier
+from ablate.stages.judging import labelled_by, open_planned
 from ablate.stages.reward_plan import input_name
 from ablate.store.files import read_json
 from ablate.store.tables import read_table
@@ -113,10 +113,10 @@ class _Opening:
             return KnownScores(self._known("label"), self._annotator())
         if kind == "gold":
             from_data = params["scores_from"] == "data"
-            return KnownScores(self._known("clean"), None) if from_data else self._judge()
+            return KnownScores(self._known("clean"), None) if from_data else self._judge(params)
         if kind == "verifier":
             if "pattern" not in params:
-                return Verified(self._judge())
+                return Verified(self._judge(params))
             return PatternVerifier(params["pattern"], self._references())
         if kind == "length":
             return LengthScorer(params["target"])
@@ -130,25 +130,27 @@ class _Opening:
         if "content" in params:
             assert isinstance(config, ExplicitReward)
             assert config.path is not None
-            folder = model_folder(config.path, params["content"])
-            return ClassifierScorer(folder, self.device, params["output"])
+            folder = Path(model_folder(config.path, params["content"]))
+            classifier = plain_classifier(config.path, params["output"])
+            source = ClassifierSource(classifier, folder, self.device, f"reward={config.name}")
+            return ClassifierScorer(source)
         return RewardModelScorer(self._model(path), self.device)
 
     def _model(self, path: tuple[str, ...]) -> Path:
         return self.inputs[input_name(path)] / MODEL
 
-    def _judge(self) -> Scorer:
-        model = self.inputs.get("judge")
+    def _judge(self, params: dict[str, Any]) -> Scorer:
         dataset = open_dataset(self.run.dataset)
-        return open_judge(self.run, dataset, self.splits, model and model / MODEL)
+        content = params.get("judge")
+        return open_planned(self.run, dataset, self.splits, content, self.inputs)
 
     def _annotator(self) -> Scorer | None:
         """Who orders answers that are new: the judge, unless nobody but the data has a say."""
-        if open_dataset(self.run.dataset).has_responses and not self.run.collection.fresh:
+        if labelled_by(self.run) == "given" and not self.run.collection.fresh:
             return None
         if self.run.judge.kind == "preference" and "judge" not in self.inputs:
             return None
-        return self._judge()
+        return self._judge({})
 
     def _known(self, column: str) -> dict[tuple[str, int], float]:
         """Labels of the stored pool, or the clean scores behind them, by prompt and place."""
