@@ -48,7 +48,7 @@ def rewarded(values, answers):
     return RewardTable(np.array([answer.prompt_id for answer in answers]), values, values)
 
 
-def token_reward(answers):
+def token_reward(answers, step=0):
     """A reward of the token ids alone."""
     values = [len(set(a.response_ids)) - 0.1 * sum(a.response_ids) for a in answers]
     return rewarded(values, answers)
