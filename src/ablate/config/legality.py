@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 from ablate.config.collection_rules import collection_reasons
 from ablate.config.dataset import LocalConfig
+from ablate.config.drawn_legality import drawn_reasons
 from ablate.config.objective import ObjectiveConfig
+from ablate.config.process_rules import process_reasons
 from ablate.config.reward import gives
 from ablate.config.reward_legality import reward_reasons
 from ablate.config.run import RunConfig
@@ -58,6 +60,7 @@ def _reasons(run: RunConfig) -> Iterator[str]:
     yield from collection_reasons(run)
     yield from _judge_reasons(run, local)
     yield from reward_reasons(run)
+    yield from drawn_reasons(run)
     yield from _sampler_reasons(run)
     model = run.base_model
     if model.kind == "hf" and not model.path:
@@ -68,6 +71,7 @@ def _reasons(run: RunConfig) -> Iterator[str]:
             f"training.batch_size={training.batch_size} is no multiple of "
             f"training.micro_batch_size={training.micro_batch_size}"
         )
+    yield from process_reasons(run)
     if model.kind == "scratch" and model.sft.steps == 0:
         yield (
             f"base_model={model.name} starts from random weights: base_model.sft.steps=0 would "

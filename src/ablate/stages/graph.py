@@ -56,12 +56,13 @@ class Planner:
             content: Any = model.architecture.identity()
         else:
             content = model_content(model, self.layout)
-        return {
+        params = {
             "kind": model.kind,
             "content": content,
             "context_length": model.context_length,
             "dtype": model.dtype,
         }
+        return params if model.thinking is None else {**params, "thinking": model.thinking}
 
     def sft(self, seed: int, role: str = "") -> Stage:
         params = {
@@ -73,6 +74,8 @@ class Planner:
         }
         if self.run.base_model.sft.steps > 0:
             params["demonstrations"] = self.dataset.identity("sft")
+            if self.run.base_model.lora is not None:
+                params["lora"] = self.run.base_model.lora.identity()
         return self.stage("sft", params, {}, role)
 
     def pool(

@@ -149,7 +149,7 @@ def _token_counters(
     assert model.path is not None
     path = str(Path(model.path).expanduser())
     own = context_of_path(path, model.revision, model.trust_remote_code)
-    tokenizer = load_tokenizer(path, model.revision, model.trust_remote_code)
+    tokenizer = load_tokenizer(path, model.revision, model.trust_remote_code, model.thinking)
     limits = [limit for limit in (own, model.context_length) if limit is not None]
     return (
         lambda text: len(encode_prompt(tokenizer, text)),
