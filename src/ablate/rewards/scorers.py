@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ablate.datasets.chat import Conversation, Message
+
 SCORE_BATCH = 128
 #: tokens per forward pass when log-probs are computed, padding included
 LOGP_BATCH_TOKENS = 8192
@@ -15,13 +17,23 @@ LOGP_BATCH_TOKENS = 8192
 
 @dataclass(frozen=True)
 class Answer:
-    """A response to a prompt, as text and as the policy's token ids."""
+    """A response to a prompt, as text and as the policy's token ids.
+
+    `messages` are there where the prompt is more than one message of a user; `prompt` is then
+    their plain rendering.
+    """
 
     prompt_id: str
     prompt: str
     prompt_ids: list[int]
     response: str
     response_ids: list[int]
+    messages: list[Message] | None = None
+
+    @property
+    def conversation(self) -> Conversation:
+        """The prompt as a tokenizer takes it."""
+        return self.prompt if self.messages is None else self.messages
 
 
 class Scorer(Protocol):
@@ -64,7 +76,10 @@ class ClassifierScorer:
         from ablate.models.tokenizer import encode_prompt, encode_response
 
         pairs = [
-            (encode_prompt(self.tokenizer, a.prompt), encode_response(self.tokenizer, a.response))
+            (
+                encode_prompt(self.tokenizer, a.conversation),
+                encode_response(self.tokenizer, a.response),
+            )
             for a in answers
         ]
         return score_responses(self.model, self.tokenizer, pairs, batch_size=SCORE_BATCH)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ablate.config.dataset import Sampling
 from ablate.datasets import open_dataset
-from ablate.evaluation.answers import answer_prompts, answers_of, held_out_prompts
+from ablate.evaluation.answers import answer_prompts, answers_of, fitting, held_out_prompts
 from ablate.evaluation.judges import open_judge
 from ablate.metrics import summarize
 from ablate.models.logps import token_kl
@@ -19,6 +19,7 @@ from ablate.stages.common import (
     RESULT,
     as_lists,
     load_policy,
+    open_fitter,
     open_scorer,
     within,
 )
@@ -101,12 +102,14 @@ def held_out_answers(context: Context, model: Any, tokenizer: Any, report: Repor
     judge = open_judge(
         context.run, dataset, list(params["splits"]), judge_model and judge_model / MODEL
     )
+    sampling = Sampling.model_validate(params["sampling"])
+    prompts = held_out_prompts(dataset, params["splits"])
     return answer_prompts(
         model,
         tokenizer,
-        held_out_prompts(dataset, params["splits"]),
+        fitting(prompts, open_fitter(params, model, tokenizer), sampling.max_new_tokens),
         samples_per_prompt=params["samples_per_prompt"],
-        sampling=Sampling.model_validate(params["sampling"]),
+        sampling=sampling,
         seed=params["seed"],
         judge=judge,
         report=report,

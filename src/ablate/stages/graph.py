@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from ablate.config.dataset import WorldConfig
 from ablate.config.identity import digest
 from ablate.config.levels import read_level
 from ablate.config.objective import objective_config
@@ -113,7 +114,7 @@ class _Planner:
         }
 
     def sft(self, seed: int, role: str = "") -> Stage:
-        params = {
+        params: dict[str, Any] = {
             "model": self.base_model(),
             "sft": self.run.base_model.sft.identity(),
             "demonstrations": None,
@@ -122,20 +123,39 @@ class _Planner:
         }
         if self.run.base_model.sft.steps > 0:
             params["demonstrations"] = self.dataset.identity("sft")
+            params |= self.lengths()
         return self.stage("sft", params, {}, role)
 
     def pool(self, split: str, policy: Stage, seed: int) -> Stage:
         params: dict[str, Any] = {"split": split, "prompts": self.dataset.identity(split)}
         if not self.dataset.has_responses:
             params |= {"pool": self.run.dataset.pool.identity(), "seed": seed}
+        params |= self.lengths()
         return self.stage("pool", params, {"policy": policy}, split)
 
     def labels(self, split: str, pool: Stage) -> Stage:
+        params: dict[str, Any]
         if self.dataset.has_responses:
             params = {"source": "given", "prompts": self.dataset.identity(split), "split": split}
+            params |= self.label_model(split)
             return self.stage("labels", params, {"pool": pool}, split)
         params = {"source": "judge", "judge": self.judge_content(), "split": split}
+        params |= self.label_model(split)
         return self.stage("labels", params, {"pool": pool, **self.judge_inputs()}, split)
+
+    def label_model(self, split: str) -> dict[str, Any]:
+        """What makes labels differ from clean scores; the judge's own labels stay clean."""
+        labels = self.run.dataset.labels
+        if labels.clean or split == "judge":
+            return {}
+        return {"model": labels.identity(), "seed": self.upstream}
+
+    def lengths(self) -> dict[str, Any]:
+        """The limits of examples, where they are other than the model's context."""
+        dataset = self.run.dataset
+        if isinstance(dataset, WorldConfig) or dataset.lengths.neutral:
+            return {}
+        return {"lengths": dataset.lengths.identity()}
 
     def judge_content(self) -> dict[str, Any]:
         judge = self.run.judge
@@ -273,4 +293,5 @@ class _Planner:
             "sampling": evaluation.sampling.identity(),
             "seed": evaluation.seed,
             "judge": self.judge_content(),
+            **self.lengths(),
         }

@@ -18,9 +18,12 @@ def run(context: Context) -> None:
     """
     reward = context.params["reward"]
     pool = read_pool(context.inputs["pool"])
-    labelled = joined(pool, read_table(context.inputs["labels"] / LABELS), ["label"])
+    labels = read_table(context.inputs["labels"] / LABELS)
+    # where a label model is at work, the judge's own scores stand beside what annotators say
+    seen = "clean" if reward["kind"] == "gold" and "clean" in labels else "label"
+    labelled = joined(pool, labels, list(dict.fromkeys(["label", seen])))
     scorer = open_scorer(reward, context.run, context.inputs)
-    raw = labelled["label"].to_numpy() if scorer is None else scorer.score(answers_of(pool))
+    raw = labelled[seen].to_numpy() if scorer is None else scorer.score(answers_of(pool))
     prompts = labelled["prompt_id"].to_numpy()
     scale = score_scale(raw, prompts, reward["normalize"])
     table = labelled[["prompt_id", "index"]].copy()

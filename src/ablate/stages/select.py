@@ -2,9 +2,9 @@
 
 from ablate.config.dataset import Sampling
 from ablate.datasets import open_dataset
-from ablate.evaluation.answers import answer_prompts, held_out_prompts
+from ablate.evaluation.answers import answer_prompts, fitting, held_out_prompts
 from ablate.evaluation.judges import open_judge
-from ablate.stages.common import MODEL, RESULT, load_policy, within
+from ablate.stages.common import MODEL, RESULT, load_policy, open_fitter, within
 from ablate.stages.context import Context
 from ablate.store.files import read_json, write_json
 
@@ -22,15 +22,16 @@ def run(context: Context) -> None:
         context.run, dataset, list(params["splits"]), model_folder and model_folder / MODEL
     )
     steps = read_json(context.inputs["policy"] / RESULT)["checkpoints"]
+    sampling = Sampling.model_validate(params["sampling"])
     curve: dict[int, float] = {}
     for number, step in enumerate(steps):
         model, tokenizer = load_policy(context.inputs["policy"] / f"step-{step}", context.run)
         answers = answer_prompts(
             model,
             tokenizer,
-            prompts,
+            fitting(prompts, open_fitter(params, model, tokenizer), sampling.max_new_tokens),
             samples_per_prompt=params["samples_per_prompt"],
-            sampling=Sampling.model_validate(params["sampling"]),
+            sampling=sampling,
             seed=params["seed"],
             judge=judge,
             report=within(context.report, number / len(steps), (number + 1) / len(steps)),
