@@ -10,9 +10,7 @@ from torch import Tensor
 from ablate.errors import DataError
 
 #: how near to 0 or 1 a probability counts as certain: its logit stays finite
-_CERTAIN = 1e-6
-#: how near to 0 or 1 a probability counts as certain: its logit stays finite
-_CERTAIN = 1e-6
+CERTAIN = 1e-6
 #: pairing key of an absent response
 _PAD_KEY = torch.iinfo(torch.int64).max
 
@@ -20,8 +18,6 @@ _PAD_KEY = torch.iinfo(torch.int64).max
 @dataclass
 class PromptGroup:
     """A batch of B prompts with up to K responses each. Log-probabilities are in nats.
-
-    Legend: T tokens of the longest response, M mismatched pairs, R further rewards.
 
     Legend: T tokens of the longest response, M mismatched pairs, R further rewards.
 
@@ -74,6 +70,8 @@ class PromptGroup:
     gold_lengths: Tensor | None = None
     #: float[B]: log π_θ of a rationale of the preference, given prompt and responses
     rationale_logps: Tensor | None = None
+    #: float[B]: log π_θ of one more response, drawn from the reference policy
+    sample_logps: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.policy_logps.dim() != 2:
@@ -91,11 +89,6 @@ class PromptGroup:
                     f"{name} must have shape [{grid[0]}, {grid[1]}, ...] like policy_logps, got "
                     f"{list(value.shape)}"
                 )
-        for name in _PROMPT_FIELDS:
-            value = getattr(self, name)
-            if value is not None and tuple(value.shape) != grid[:1]:
-                raise DataError(f"{name} must have shape [{grid[0]}], got {list(value.shape)}")
-        self._check_win_probs(grid)
         for name in _PROMPT_FIELDS:
             value = getattr(self, name)
             if value is not None and tuple(value.shape) != grid[:1]:
@@ -185,7 +178,7 @@ class PromptGroup:
         both = self.present[:, :, None] & self.present[:, None, :]
         values = torch.where(both, self.win_probs.to(self.dtype), 0.5)
         if logits:
-            values = torch.logit(values, eps=_CERTAIN)
+            values = torch.logit(values, eps=CERTAIN)
         values = torch.where(both, values, torch.zeros_like(values))
         return values.sum(dim=2) / self.present.sum(dim=1, keepdim=True).clamp(min=1)
 
@@ -251,4 +244,4 @@ _DEEP_FIELDS = (
     "token_weights",
     "token_kl_weights",
 )
-_PROMPT_FIELDS = ("gold_logps", "gold_lengths", "rationale_logps")
+_PROMPT_FIELDS = ("gold_logps", "gold_lengths", "rationale_logps", "sample_logps")

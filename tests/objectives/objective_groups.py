@@ -62,6 +62,7 @@ def random_group(
         gold_logps=torch.tensor(-optional.exponential(5.0, prompts)),
         gold_lengths=torch.tensor(optional.integers(1, longest + 1, prompts)),
         rationale_logps=torch.tensor(-optional.exponential(5.0, prompts)),
+        sample_logps=torch.tensor(-optional.exponential(5.0, prompts)),
     )
 
 

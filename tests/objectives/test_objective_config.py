@@ -203,6 +203,7 @@ def test_losses_without_a_lower_bound_say_so(name):
         lengths=torch.full((4, 2), 12),
         token_logps=policy[..., None].expand(4, 2, 12) / 12,
         token_ref_logps=reference[..., None].expand(4, 2, 12) / 12,
+        sample_logps=torch.full((4,), -1e8).double(),
     )
     lowest = min(
         objective(change(group, rewards=torch.tensor([order] * 4))).per_prompt.min().item()
@@ -246,6 +247,7 @@ UNPROVIDED_LEVELS = {
     "sppo": "beats another",
     "gpo": "beats another",
     "egpo": "beats another",
+    "mcts_dpo": "beats another",
     "inpo": "the round before",
     "tpo_triple": "gold response",
     "rationale_dpo": "rationale",

@@ -251,3 +251,29 @@ def test_bco_lies_above_dpo_whatever_its_running_mean(won, lost, delta):
     ahead = np.logaddexp(delta - won, lost - delta) - np.logaddexp(0, lost - won)
     assert bco - dpo == pytest.approx(-log_expit(-ahead), rel=1e-9, abs=1e-12)
     assert bco >= dpo * (1 - 1e-14)
+
+
+def test_a_label_per_pair_is_cdpo_with_a_smoothing_per_pair():
+    """mcts_dpo at P(w beats l) = p is cDPO at ε = 1 - p, prompt by prompt; never under ½."""
+    group = random_group(3, 4, 2)
+    order = group.rewards[:, 0] > group.rewards[:, 1]
+    wins = torch.tensor([0.6, 0.99, 0.75, 0.2]).double()
+    ahead = torch.where(order, wins, 1 - wins)
+    half = torch.full_like(ahead, 0.5)
+    table = torch.stack([torch.stack([half, ahead], 1), torch.stack([1 - ahead, half], 1)], 1)
+    found = make_objective("mcts_dpo")(change(group, win_probs=table)).per_prompt
+    margin = 0.1 * (group.policy_logps - group.ref_logps)
+    gap = torch.where(order, margin[:, 0] - margin[:, 1], margin[:, 1] - margin[:, 0]).numpy()
+    label = np.maximum(wins.numpy(), 0.5)
+    expected = -label * log_expit(gap) - (1 - label) * log_expit(-gap)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
+    for place, epsilon in enumerate(1 - label[:3]):
+        alone = make_objective("cdpo", epsilon=float(epsilon), beta=0.1)(group).per_prompt[place]
+        assert float(alone) == pytest.approx(float(found[place]), rel=1e-9)
+
+
+def test_exploration_adds_the_log_prob_of_the_reference_sample():
+    group = random_group(5, 4, 3)
+    explored = make_objective("xpo", aux={"logp_sample": 0.25})(group).per_prompt
+    plain = make_objective("dpo", beta=0.1)(group).per_prompt
+    torch.testing.assert_close(explored - plain, 0.25 * group.sample_logps, **EXACT)

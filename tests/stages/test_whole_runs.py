@@ -148,10 +148,11 @@ def test_every_reward_source_is_really_there(store: Path, words: list[str]) -> N
 
 
 @pytest.mark.parametrize(
-    "objective", ["dpo", "ipo", "simpo", "kto", "rpo_fwd", "rpo_sq", "rpo_sqloo"]
+    "objective", ["dpo", "ipo", "simpo", "kto", "rpo_fwd", "rpo_sq", "rpo_sqloo", "xpo"]
 )
 def test_every_objective_trains_its_own_policy(store: Path, first: Outcome, objective: str) -> None:
-    outcome = run(store, f"objective={objective}")
+    # xpo sets one response of the four apart
+    outcome = run(store, f"objective={objective}", *["num_responses=2"] * (objective == "xpo"))
     assert outcome.record.data["status"] == "done"
     steps = pd.read_parquet(outcome.record.path / "train.parquet")
     assert (steps["grad_norm"] > 0).all()

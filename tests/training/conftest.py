@@ -1,5 +1,7 @@
 """A tiny real model, its tokenizer, and ragged groups with ties."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -62,6 +64,43 @@ def make_groups(tokenizer):
         return groups
 
     return make
+
+
+@pytest.fixture
+def with_everything(tokenizer):
+    """The same groups with all that any objective may read beside rewards and log-probs."""
+
+    def add(groups, seed=0):
+        rng = np.random.default_rng([seed, 1])
+        letters = range(5, len(tokenizer))
+
+        def text(longest=6):
+            return list(map(int, rng.choice(letters, rng.integers(1, longest + 1))))
+
+        def per_token(group):
+            return [rng.random(len(ids)).tolist() for ids in group.response_ids]
+
+        full = []
+        for group in groups:
+            strength = rng.normal(size=len(group.response_ids))
+            wins = 1 / (1 + np.exp(strength[None, :] - strength[:, None]))
+            full.append(
+                replace(
+                    group,
+                    prev_logps=(-rng.uniform(3, 20, len(strength))).tolist(),
+                    win_probs=wins.tolist(),
+                    extra_rewards=rng.normal(size=(len(strength), 1)).tolist(),
+                    token_weights=per_token(group),
+                    token_kl_weights=per_token(group),
+                    gold_ids=[*text(), 2],
+                    rationale_prompt_ids=[1, *text(), 3],
+                    rationale_ids=[*text(), 2],
+                    sample_ids=[*text(), 2],
+                )
+            )
+        return full
+
+    return add
 
 
 @pytest.fixture

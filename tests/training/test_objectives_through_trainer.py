@@ -1,8 +1,9 @@
 """Every level reaches the loss: its own gradient direction through the real training stage.
 
 An objective whose name is stored but never applied trains as another one and nobody notices. Here
-each level that the pipeline can feed takes one step on the same real batch (K = 4, ragged, ties,
-a reference unlike the policy), and the gradients, normalised, are compared pair by pair.
+each level takes one step on the same real batch (K = 4, ragged, ties, a reference unlike the
+policy, and whatever else a loss may read), and the gradients, normalised, are compared pair by
+pair.
 """
 
 import gc
@@ -12,10 +13,8 @@ from itertools import combinations
 import pytest
 import torch
 
-from ablate.config import legality
-from ablate.config.compose import compose
 from ablate.config.levels import level_names
-from ablate.errors import ConfigError, DataError
+from ablate.errors import DataError
 from ablate.models.logps import response_token_logps
 from ablate.objectives import make_objective
 from ablate.training.policy import train_policy
@@ -30,6 +29,8 @@ AGREE = {
     ("dpo", "tdpo2"): "token KL to the initial weights has no gradient there, at step one",
     ("tdpo1", "tdpo2"): "token KL to the initial weights has no gradient there, at step one",
 }
+#: values that make a small term visible in one step
+SEEN_AS = {"xpo": {"aux": {"logp_sample": 0.1}}}
 #: batches by name: (K, ragged); one prompt of four has nothing but ties, unless it says otherwise
 BATCHES = {"ragged": (4, True), "four": (4, False), "pairs": (2, False), "untied pairs": (2, False)}
 #: (level, overrides), (level, overrides), batch, reason
@@ -44,6 +45,7 @@ AGREE_WHEN = [
      "the mean of the others is K/(K-1) times the mean of all: one factor while K is the same"),
     (("rebel", {"beta": 0.1}), ("distill_dpo", {}), "ragged", "the same square, another default β"),
     (("rpo_sq", {"beta": 0.1}), ("distill_dpo", {}), "ragged", "the paper's ½ is only a factor"),
+    (("dove", {}), ("dpo", {}), "ragged", "pairs of one prompt are the special case"),
     (("cdpo", {"epsilon": 0.0}), ("dpo", {}), "ragged", "labels that never flip"),
     (("rdpo", {"epsilon": 0.0}), ("dpo", {}), "ragged", "labels that never flip"),
     (("r_dpo", {"length_weight": 0.0}), ("dpo", {}), "ragged", "length costs nothing"),
@@ -106,23 +108,31 @@ def direction(make_model, make_training, tokenizer, tmp_path_factory):
     return gradient
 
 
-def legal(run, name):
-    """Whether a run with this level passes the legality check."""
-    try:
-        legality.check(run.model_copy(update={"objective": make_objective(name).config}))
-    except ConfigError:
-        return False
-    return True
+def joint(groups):
+    """The same responses, each to a prompt of its own: those of the next groups in turn."""
+    return [
+        replace(
+            group,
+            response_prompt_ids=[
+                groups[(place + k) % len(groups)].prompt_ids for k in range(len(group.response_ids))
+            ],
+        )
+        for place, group in enumerate(groups)
+    ]
 
 
-def test_every_level_has_a_direction_of_its_own(batch, direction):
-    run = compose(["num_responses=4", "reward=gold"])
-    groups = batch()
-    fed = [name for name in LEVELS if legal(run, name)]
-    assert len(fed) > 35
-    directions = {name: direction(make_objective(name), groups) for name in fed}
+def test_every_level_has_a_direction_of_its_own(batch, direction, with_everything):
+    groups = with_everything(batch())
+    assert len(LEVELS) > 60
+    directions = {
+        name: direction(
+            make_objective(name, **SEEN_AS.get(name, {})),
+            joint(groups) if name == "dove" else groups,
+        )
+        for name in LEVELS
+    }
     wrong = []
-    for left, right in combinations(fed, 2):
+    for left, right in combinations(LEVELS, 2):
         distance = float((directions[left] - directions[right]).norm())
         expected = (left, right) in AGREE
         if distance > SAME if expected else distance < DISTINCT:
@@ -133,16 +143,27 @@ def test_every_level_has_a_direction_of_its_own(batch, direction):
     )
 
 
-def test_what_the_pipeline_cannot_feed_is_refused_by_the_trainer_too(batch, direction):
-    """The legality check and the trainer agree on which levels groups of a run can serve."""
-    run = compose(["num_responses=4", "reward=gold"])
-    refused = [name for name in LEVELS if not legal(run, name)]
-    refused.remove("dove")  # lacks no field: what its pairs are made of is another matter
-    assert "modpo" in refused
+def test_what_an_objective_lacks_is_named(batch, direction):
+    """Plain groups serve the levels that need nothing special; the others say what is missing."""
     groups = batch()
-    for name in refused:
+    special = ("win_probs", "previous", "extra_rewards", "gold", "rationale", "token_weights",
+               "reference_sample")  # fmt: skip
+    lacking = [
+        name
+        for name in LEVELS
+        if any(getattr(make_objective(name).needs, need) for need in special)
+    ]
+    assert {"modpo", "sppo", "inpo", "tpo_triple", "rationale_dpo", "sparse_po", "xpo"} <= {
+        *lacking
+    }
+    for name in lacking:
         with pytest.raises(DataError, match=name):
             direction(make_objective(name), groups)
+
+
+def test_joint_pairs_are_refused_where_log_z_would_stay(batch, direction):
+    with pytest.raises(DataError, match="one prompt"):
+        direction(make_objective("dpo"), joint(batch()))
 
 
 @pytest.mark.parametrize(

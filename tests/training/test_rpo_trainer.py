@@ -10,8 +10,8 @@ from trl import DPOConfig, DPOTrainer
 
 from ablate.groups import PromptGroup
 from ablate.objectives import make_objective
+from ablate.training.collate import GroupCollator
 from ablate.training.groups import (
-    GroupCollator,
     mismatched_pairs,
     mismatched_partners,
     presentation_order,
@@ -136,6 +136,61 @@ def test_every_objective_has_a_gradient_of_its_own(make_model, make_groups, toke
         for second in NAMES:
             if first < second:
                 assert not torch.allclose(flat[first], flat[second], atol=1e-3), (first, second)
+
+
+def everything_by_hand(model, groups, plain_logps):
+    """The fields beside rewards and log-probs as an objective should get them, in float64."""
+    width = max(len(group.response_ids) for group in groups)
+
+    def deep(name, longest):
+        table = torch.zeros(len(groups), width, longest, dtype=torch.float64)
+        for row, group in enumerate(groups):
+            for column, values in enumerate(getattr(group, name)):
+                table[row, column, : len(values)] = torch.tensor(values)
+        return table
+
+    def logps(texts):
+        return torch.stack([plain_logps(model, prompt, ids).sum() for prompt, ids in texts])
+
+    previous = torch.zeros(len(groups), width, dtype=torch.float64)
+    for row, group in enumerate(groups):
+        previous[row, : len(group.prev_logps)] = torch.tensor(group.prev_logps)
+    return {
+        "prev_logps": previous,
+        "win_probs": deep("win_probs", width),
+        "extra_rewards": deep("extra_rewards", 1),
+        "gold_logps": logps([(g.prompt_ids, g.gold_ids) for g in groups]),
+        "gold_lengths": torch.tensor([len(g.gold_ids) for g in groups]),
+        "rationale_logps": logps([(g.rationale_prompt_ids, g.rationale_ids) for g in groups]),
+        "sample_logps": logps([(g.prompt_ids, g.sample_ids) for g in groups]),
+    }
+
+
+@pytest.mark.parametrize("micro", [None, 3])
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("tpo_triple", {}),
+        ("rationale_dpo", {}),
+        ("xpo", {"aux": {"logp_sample": 0.1}}),
+        ("inpo", {}),
+        ("egpo", {}),
+        ("mcts_dpo", {}),
+        ("modpo", {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_a_loss_reads_beside_rewards_reaches_it(
+    name, changes, micro, make_model, make_groups, with_everything, tokenizer, plain_logps, tmp_path
+):
+    """Win probabilities, further rewards, the previous policy, gold texts, rationales, samples."""
+    model, groups = make_model(), with_everything(make_groups(12))
+    objective = make_objective(name, **changes)
+    extra = everything_by_hand(model, groups, plain_logps)
+    expected_loss, expected = by_hand(model, groups, objective, plain_logps, extra)
+    loss, gradient = first_step(model, tokenizer, groups, objective, tmp_path, micro=micro)
+    assert loss == pytest.approx(expected_loss, rel=1e-4, abs=1e-5)
+    assert_same(gradient, expected)
 
 
 @pytest.mark.parametrize("micro", [None, 2])

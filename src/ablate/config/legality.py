@@ -73,6 +73,12 @@ def _reasons(run: RunConfig) -> Iterator[str]:
             f"num_responses is {k}, but the pool holds {run.dataset.pool.num_responses} responses "
             f"per prompt. Use dataset.pool.num_responses={k} or more"
         )
+    if needs.reference_sample and (local or k >= run.dataset.pool.num_responses):
+        yield (
+            f"objective={objective.name} needs one more response drawn from the reference policy: "
+            f"a pool of sampled responses larger than num_responses={k} (dataset="
+            f"{run.dataset.name} with dataset.pool.num_responses={run.dataset.pool.num_responses})"
+        )
     yield from _judge_reasons(run, local)
     yield from _reward_reasons(run)
     model = run.base_model

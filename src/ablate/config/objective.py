@@ -66,7 +66,16 @@ class ObjectiveConfig(Node):
     #: responses that are compared may answer different prompts (each with its own log Z)
     across_prompts: bool
     ties: Literal["drop", "half", "keep"]
-    target: Literal["hard", "smoothed", "unbiased", "constant", "rewards", "win_rate", "win_logit"]
+    target: Literal[
+        "hard",
+        "smoothed",
+        "unbiased",
+        "constant",
+        "rewards",
+        "win_rate",
+        "win_logit",
+        "win_prob",
+    ]
     #: the rewards as given, a weighted sum with the further ones, or the mean of all
     rewards_from: Literal["group", "weighted", "mean"]
     distance: Literal["ce", "fwd", "sq", "hinge", "sigmoid", "discopop"]
@@ -94,7 +103,13 @@ class ObjectiveConfig(Node):
     #: auxiliary terms by kind, each with its coefficient
     aux: dict[
         Literal[
-            "nll_best", "nll_best_mean", "sigmoid_best", "nll_gold", "nll_gold_mean", "rationale"
+            "nll_best",
+            "nll_best_mean",
+            "sigmoid_best",
+            "nll_gold",
+            "nll_gold_mean",
+            "rationale",
+            "logp_sample",
         ],
         float,
     ]
@@ -166,7 +181,12 @@ class ObjectiveConfig(Node):
     @property
     def unbounded_below(self) -> bool:
         """True where the loss has no lower bound, so that training needs a floor alarm."""
-        falling = any(value < 0 for kind, value in self.aux.items() if kind != "sigmoid_best")
+        # -log π is bounded below, log π is not; a sigmoid is bounded on both sides
+        falling = any(
+            value > 0 if kind == "logp_sample" else value < 0
+            for kind, value in self.aux.items()
+            if kind != "sigmoid_best"
+        )
         alone = (
             (self.target == "unbiased" and self.epsilon != 0)
             or self.structure == "positives"

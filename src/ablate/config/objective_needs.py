@@ -41,6 +41,8 @@ class Needs:
     gold: bool
     #: log-probs of a rationale of the preference
     rationale: bool
+    #: log-probs of one more response drawn from the reference policy
+    reference_sample: bool
     #: responses of a group that answer prompts of their own
     joint: bool
     #: present responses per prompt without which nothing can be compared
@@ -81,13 +83,14 @@ def slot_needs(config: ObjectiveConfig) -> Needs:
         tokens=config.score in ("ld", "masked"),
         extra_rewards=config.shift == "extra_rewards" or config.rewards_from != "group",
         mismatched=config.baseline == "z0",
-        win_probs=config.target in ("win_rate", "win_logit"),
+        win_probs=config.target in ("win_rate", "win_logit", "win_prob"),
         previous=config.reference == "mixture",
         token_kl=config.shift == "token_kl" or config.score == "masked",
         token_weights=config.score == "masked",
         log_sum_sq=config.weight == "policy",
         gold=bool(aux & {"nll_gold", "nll_gold_mean"}),
         rationale="rationale" in aux,
+        reference_sample="logp_sample" in aux,
         joint=config.across_prompts,
         min_responses=1 if config.structure == "likelihood" else 2,
         batch=config.batch_coupled,

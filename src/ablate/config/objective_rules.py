@@ -26,7 +26,16 @@ DISTANCES: dict[str, tuple[str, ...]] = {
 }
 #: targets that each structure can aim at
 STRUCTURE_TARGETS: dict[str, tuple[str, ...]] = {
-    "pair": ("hard", "smoothed", "unbiased", "constant", "rewards", "win_rate", "win_logit"),
+    "pair": (
+        "hard",
+        "smoothed",
+        "unbiased",
+        "constant",
+        "rewards",
+        "win_rate",
+        "win_logit",
+        "win_prob",
+    ),
     "pointwise": ("hard", "constant", "win_rate", "win_logit"),
     "each": ("rewards", "win_rate", "win_logit"),
     "categorical": ("hard", "rewards", "win_rate", "win_logit"),
@@ -41,11 +50,11 @@ STRUCTURE_TARGETS: dict[str, tuple[str, ...]] = {
 #: targets that each distance can be taken to, with the reason for the limit
 DISTANCE_TARGETS: dict[str, tuple[tuple[str, ...], str]] = {
     "ce": (
-        ("hard", "smoothed", "unbiased", "constant", "rewards", "win_rate", "win_logit"),
+        STRUCTURE_TARGETS["pair"],
         "cross-entropy takes any label",
     ),
     "fwd": (
-        ("smoothed", "constant", "rewards", "win_rate", "win_logit"),
+        ("smoothed", "constant", "rewards", "win_rate", "win_logit", "win_prob"),
         "KL(policy || target) is finite only if the target gives both outcomes a probability in "
         "(0, 1)",
     ),
@@ -59,6 +68,8 @@ DISTANCE_TARGETS: dict[str, tuple[tuple[str, ...], str]] = {
 }
 #: targets that are a number for each response
 VALUES = ("rewards", "win_rate", "win_logit")
+#: auxiliary terms of texts that are no responses of the group
+SIDE_AUX = ("nll_gold", "nll_gold_mean", "rationale", "logp_sample")
 #: what each hyper-parameter belongs to: (slot, values of that slot)
 OWNERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "eta": ("target", VALUES),
@@ -130,6 +141,8 @@ def _slot_problems(config: ObjectiveConfig) -> Iterator[str]:
             f"ties=keep belongs to target={' or '.join(VALUES)}, where an equal value is a target "
             f"like any other (got ties={config.ties} with target={config.target})"
         )
+    if config.ties == "half" and config.target == "win_prob":
+        yield "target=win_prob says of each pair how even it is; use ties=drop"
     if config.ties == "half" and config.structure == "ranking":
         yield "structure=ranking compares each response with worse ones only; use ties=drop"
     if config.ties == "half" and config.shift == "log_reward_gap":
@@ -267,6 +280,11 @@ def _mix_problems(config: ObjectiveConfig) -> Iterator[str]:
         yield (
             "an objective that couples the prompts of a batch trains by one scale per response, "
             "so it cannot weigh tokens (score=ld or masked, shift=token_kl)"
+        )
+    if config.batch_coupled and config.aux.keys() & SIDE_AUX:
+        yield (
+            "an objective that couples the prompts of a batch trains by one scale per response, "
+            f"so it cannot add terms of other texts (aux: {', '.join(SIDE_AUX)})"
         )
     if config.unbounded_below and config.loss_floor is None:
         yield (

@@ -15,7 +15,8 @@ def auxiliary(config: ObjectiveConfig, group: PromptGroup, scores: Tensor) -> Te
     `nll_best` is -log π of the best response (the mean over equally good ones), `nll_best_mean`
     the same per token, `sigmoid_best` σ(a) of its score, which holds it down. `nll_gold` and
     `nll_gold_mean` are -log π of the gold response, `rationale` is -log σ(γ·log π) of the
-    rationale (arXiv 2407.14477).
+    rationale (arXiv 2407.14477), `logp_sample` is log π of a sample of the reference policy,
+    which is pushed down (arXiv 2405.21046).
     """
     total = group.policy_logps.new_zeros(group.num_prompts, dtype=group.dtype)
     for kind, coefficient in config.aux.items():
@@ -36,6 +37,9 @@ def _term(kind: str, config: ObjectiveConfig, group: PromptGroup, scores: Tensor
         assert group.rationale_logps is not None
         assert config.rationale_scale is not None
         return -F.logsigmoid(config.rationale_scale * group.rationale_logps.to(group.dtype))
+    if kind == "logp_sample":
+        assert group.sample_logps is not None
+        return group.sample_logps.to(group.dtype)
     logps = group.policy_logps.to(group.dtype)
     per_response = -torch.where(group.present, logps, torch.zeros_like(logps))
     if kind == "nll_best_mean":

@@ -22,7 +22,10 @@ class Target:
 
 
 def pair_target(config: ObjectiveConfig, reward_gap: Tensor | None) -> Target:
-    """The target of a pair; `reward_gap` float[B, P] is r_w - r_l, read by a target of values."""
+    """The target of a pair; `reward_gap` float[B, P] is r_w - r_l, or the logit of P(w beats l).
+
+    It is read by a target of values, and by `win_prob`.
+    """
     match config.target:
         case "hard":
             return Target(1.0, None)
@@ -42,6 +45,10 @@ def pair_target(config: ObjectiveConfig, reward_gap: Tensor | None) -> Target:
             assert reward_gap is not None
             gap_tensor = config.eta * reward_gap
             return Target(torch.sigmoid(gap_tensor), gap_tensor)
+        case "win_prob":
+            # the gap is the logit of the pair's own probability
+            assert reward_gap is not None
+            return Target(torch.sigmoid(reward_gap), reward_gap)
 
 
 def pair_distance(config: ObjectiveConfig, margin: Tensor, target: Target) -> Tensor:

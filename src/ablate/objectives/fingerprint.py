@@ -114,6 +114,7 @@ def _group(
         gold_logps=-20 * _noise((prompts,), seed + 120),
         gold_lengths=(1 + tokens * _noise((prompts,), seed + 130)).long(),
         rationale_logps=-20 * _noise((prompts,), seed + 140),
+        sample_logps=-20 * _noise((prompts,), seed + 150),
     )
 
 

@@ -17,6 +17,7 @@ _FIELDS = {
     "log_sum_sq": "log_sum_sq",
     "gold": "gold_logps",
     "rationale": "rationale_logps",
+    "reference_sample": "sample_logps",
     "lengths": "lengths",
     "extra_rewards": "extra_rewards",
 }

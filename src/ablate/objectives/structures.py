@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ablate.config.objective import ObjectiveConfig
 from ablate.config.objective_rules import VALUES
-from ablate.groups import PromptGroup
+from ablate.groups import CERTAIN, PromptGroup
 from ablate.objectives.distances import Target, pair_distance, pair_target, target_entropy
 from ablate.objectives.groupwise import categorical, centred, loo, noise_contrastive, ranking
 from ablate.objectives.listwise import each, likelihood, one_vs_rest, positives
@@ -70,6 +70,13 @@ def _pair(config: ObjectiveConfig, group: PromptGroup, scores: Tensor, state: St
 def _value_gap(
     config: ObjectiveConfig, group: PromptGroup, pairs: Pairs, dtype: torch.dtype
 ) -> Tensor | None:
+    if config.target == "win_prob":
+        assert group.win_probs is not None
+        rows = group.win_probs.to(dtype).take_along_dim(pairs.better[..., None], dim=1)
+        wins = rows.take_along_dim(pairs.worse[..., None], dim=2)[..., 0]
+        # a comparison that contradicts the order counts as even, as with the authors' smoothing
+        wins = torch.where(pairs.valid, wins, 0.5).clamp(0.5, 1 - CERTAIN)
+        return torch.logit(wins)
     if config.target not in VALUES:
         return None
     return pairs.gap(target_values(config, group, dtype))

@@ -87,8 +87,13 @@ def select_groups(context: Context) -> list[Group]:
     table = joined(pool, read_table(context.inputs["scores"] / SCORES), ["score"])
     table = joined(table, read_table(context.inputs["ref_logps"] / REF_LOGPS), ["logp"])
     order_only = read_json(context.inputs["scores"] / RESULT)["kind"] == "labels"
+    sampled = context.run.objective.needs.reference_sample
     groups = []
     for name, rows in grouped(table):
+        sample_ids = None
+        if sampled:
+            # set apart before the choice, which looks at scores: what it leaves is no fair draw
+            sample_ids, rows = list(rows["response_ids"].iloc[-1]), rows.iloc[:-1]
         scores = rows["score"].to_numpy()
         picked = select_indices(
             scores, min(chosen["k"], len(rows)), chosen["select"], (SELECTION_SEED, name)
@@ -104,6 +109,7 @@ def select_groups(context: Context) -> list[Group]:
                 rewards=None if order_only else values,
                 ranks=values if order_only else None,
                 pool_index=rows["index"].tolist(),
+                sample_ids=sample_ids,
             )
         )
     return groups

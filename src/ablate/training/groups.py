@@ -1,23 +1,36 @@
-"""Groups of ragged responses, their order of presentation, and their collation into tensors."""
+"""Groups of ragged responses: what training may see of a prompt, and the order of presentation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ablate.errors import DataError
-from ablate.groups import PromptGroup
-from ablate.models.logps import pad_rows
+
+#: fields of a group with one entry per response
+_PER_RESPONSE = (
+    "response_prompt_ids",
+    "ref_logps",
+    "rewards",
+    "ranks",
+    "pool_index",
+    "ref_token_logps",
+    "prev_logps",
+    "win_probs",
+    "extra_rewards",
+    "token_weights",
+    "token_kl_weights",
+)
+#: fields that are known of every prompt or of none
+_ALL_OR_NONE = (*_PER_RESPONSE, "gold_ids", "rationale_ids", "rationale_prompt_ids", "sample_ids")
 
 
 @dataclass(frozen=True)
 class Group:
     """One prompt with the K responses that enter the loss and all that training may see of them.
 
-    Lists other than `prompt_ids` have one entry per response; None where it is not known.
+    The fields up to `token_kl_weights` have one entry per response; None where it is not known.
     """
 
     prompt_id: str
@@ -34,6 +47,47 @@ class Group:
     pool_index: list[int] | None = None
     #: log π_ref per token, for objectives that need it
     ref_token_logps: list[list[float]] | None = None
+    #: log π(y|x) under the policy of the round before
+    prev_logps: list[float] | None = None
+    #: [K][K]: probability that one response beats another, ½ on the diagonal
+    win_probs: list[list[float]] | None = None
+    #: [K][R]: further rewards beside the one that made the preference
+    extra_rewards: list[list[float]] | None = None
+    #: weights of the tokens' log-ratios, and of their KL
+    token_weights: list[list[float]] | None = None
+    token_kl_weights: list[list[float]] | None = None
+    #: the prompt that each response answers, where they differ (joint pairs); `prompt_ids` is then
+    #: the prompt of what has no own, such as a gold response
+    response_prompt_ids: list[list[int]] | None = None
+    #: a gold response to the prompt
+    gold_ids: list[int] | None = None
+    #: why the preferred response is better, and the text that asks for it
+    rationale_ids: list[int] | None = None
+    rationale_prompt_ids: list[int] | None = None
+    #: one more response drawn from the reference policy, which the preference knows nothing of
+    sample_ids: list[int] | None = None
+
+    def prompt_of(self, index: int) -> list[int]:
+        """Token ids of the prompt that a response answers."""
+        if self.response_prompt_ids is None:
+            return self.prompt_ids
+        return self.response_prompt_ids[index]
+
+    def rows(self) -> list[tuple[list[int], list[int]]]:
+        """(prompt, response) for each response."""
+        return [(self.prompt_of(k), ids) for k, ids in enumerate(self.response_ids)]
+
+    def side_texts(self) -> dict[str, tuple[list[int], list[int]]]:
+        """(prompt, response) of the texts beside the responses whose log-probs a loss may read."""
+        texts = {}
+        if self.gold_ids is not None:
+            texts["gold"] = (self.prompt_ids, self.gold_ids)
+        if self.rationale_ids is not None:
+            assert self.rationale_prompt_ids is not None
+            texts["rationale"] = (self.rationale_prompt_ids, self.rationale_ids)
+        if self.sample_ids is not None:
+            texts["sample"] = (self.prompt_ids, self.sample_ids)
+        return texts
 
 
 def check_groups(groups: Sequence[Group]) -> None:
@@ -44,17 +98,46 @@ def check_groups(groups: Sequence[Group]) -> None:
         count = len(group.response_ids)
         if not count or not group.prompt_ids or not all(group.response_ids):
             raise DataError(f"prompt {group.prompt_id!r} has an empty prompt or response")
-        for name in ("ref_logps", "rewards", "ranks", "pool_index", "ref_token_logps"):
+        for name in _PER_RESPONSE:
             values: Any = getattr(group, name)
             if values is not None and len(values) != count:
                 raise DataError(
                     f"prompt {group.prompt_id!r} has {count} responses but {len(values)} {name}"
                 )
-            if (values is None) != (getattr(groups[0], name) is None):
+        for name in _ALL_OR_NONE:
+            if (getattr(group, name) is None) != (getattr(groups[0], name) is None):
                 raise DataError(
                     f"{name} are known for some prompts only (prompt {group.prompt_id!r} differs "
                     f"from {groups[0].prompt_id!r})"
                 )
+        _check_shapes(group)
+
+
+def _check_shapes(group: Group) -> None:
+    """What has an entry per token or per other response must fit the responses."""
+    lengths = [len(ids) for ids in group.response_ids]
+    for name in ("ref_token_logps", "token_weights", "token_kl_weights"):
+        rows = getattr(group, name)
+        if rows is not None and [len(row) for row in rows] != lengths:
+            raise DataError(
+                f"prompt {group.prompt_id!r} has responses of {lengths} tokens but {name} of "
+                f"{[len(row) for row in rows]}"
+            )
+    wins, count = group.win_probs, len(lengths)
+    if wins is not None and any(len(row) != count for row in wins):
+        raise DataError(f"win_probs of prompt {group.prompt_id!r} must be {count} x {count}")
+    extra = group.extra_rewards
+    if extra is not None and len({len(row) for row in extra}) != 1:
+        raise DataError(
+            f"the responses of prompt {group.prompt_id!r} differ in their number of extra_rewards"
+        )
+    if (group.rationale_ids is None) != (group.rationale_prompt_ids is None):
+        raise DataError("rationale_ids and rationale_prompt_ids come together: one is missing")
+    for name, (prompt, response) in group.side_texts().items():
+        if not prompt or not response:
+            raise DataError(f"the {name} of prompt {group.prompt_id!r} or its prompt is empty")
+    if group.response_prompt_ids is not None and not all(group.response_prompt_ids):
+        raise DataError(f"a response of prompt {group.prompt_id!r} has an empty prompt")
 
 
 def presentation_order(count: int, total: int, seed: int) -> list[int]:
@@ -86,107 +169,5 @@ def mismatched_pairs(group: Group, partner: Group) -> list[tuple[list[int], list
     """(prompt, response of another prompt) per response of `group`."""
     responses = partner.response_ids
     return [
-        (group.prompt_ids, responses[k % len(responses)]) for k in range(len(group.response_ids))
+        (group.prompt_of(k), responses[k % len(responses)]) for k in range(len(group.response_ids))
     ]
-
-
-class GroupCollator:
-    """Turns positions of the presentation order into one micro-batch of tensors.
-
-    Legend: B prompts, K responses at most, R present responses, L tokens at most.
-
-    The batch holds `input_ids` int[R, L], `completion_mask` bool[R, L], `cell` int[R] (row · K +
-    column of each response) and, by their names in `PromptGroup`, what is known of the responses.
-    """
-
-    def __init__(
-        self,
-        groups: Sequence[Group],
-        order: Sequence[int],
-        pad_id: int,
-        partners: Sequence[int] | None = None,
-        partner_ref_logps: Sequence[list[float]] | None = None,
-    ) -> None:
-        self.groups = groups
-        self.order = order
-        self.pad_id = pad_id
-        self.partners = partners
-        self.partner_ref_logps = partner_ref_logps
-
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        positions = [int(example["index"]) for example in examples]
-        chosen = [self.groups[self.order[position]] for position in positions]
-        batch = self._fields(chosen)
-        if self.partners is not None and self.partner_ref_logps is not None:
-            pairs = []
-            reference = []
-            for position, group in zip(positions, chosen, strict=True):
-                pairs += mismatched_pairs(group, self.groups[self.partners[position]])
-                reference.append(self.partner_ref_logps[position])
-            batch["kl_input_ids"], batch["kl_completion_mask"] = pad_rows(pairs, self.pad_id)
-            batch["kl_ref_logps"] = _grid(reference, 0.0, torch.float32)
-        return batch
-
-    def _fields(self, chosen: Sequence[Group]) -> dict[str, Tensor]:
-        counts = [len(group.response_ids) for group in chosen]
-        width = max(counts)
-        rows = [(group.prompt_ids, ids) for group in chosen for ids in group.response_ids]
-        input_ids, completion = pad_rows(rows, self.pad_id)
-        batch = {
-            "input_ids": input_ids,
-            "completion_mask": completion,
-            "cell": torch.tensor(
-                [row * width + column for row, n in enumerate(counts) for column in range(n)]
-            ),
-            "mask": torch.arange(width)[None, :] < torch.tensor(counts)[:, None],
-            "lengths": _grid(
-                [[len(ids) for ids in group.response_ids] for group in chosen], 0, torch.long
-            ),
-        }
-        first = chosen[0]
-        if first.ref_logps is not None:
-            batch["ref_logps"] = _grid([g.ref_logps for g in chosen], 0.0, torch.float32)
-        if first.rewards is not None:
-            batch["rewards"] = _grid([g.rewards for g in chosen], 0.0, torch.float32)
-        if first.ranks is not None:
-            batch["ranks"] = _grid([g.ranks for g in chosen], 0.0, torch.float32)
-        if first.pool_index is not None:
-            largest = torch.iinfo(torch.int64).max
-            batch["pairing_key"] = _grid([g.pool_index for g in chosen], largest, torch.long)
-        if first.ref_token_logps is not None:
-            batch["token_ref_logps"] = self._token_grid(chosen, width)
-        return batch
-
-    @staticmethod
-    def _token_grid(chosen: Sequence[Group], width: int) -> Tensor:
-        longest = max(len(ids) for group in chosen for ids in group.response_ids)
-        grid = torch.zeros(len(chosen), width, longest)
-        for row, group in enumerate(chosen):
-            for column, values in enumerate(group.ref_token_logps or []):
-                grid[row, column, : len(values)] = torch.tensor(values)
-        return grid
-
-
-def _grid(rows: Sequence[Any], fill: float, dtype: torch.dtype) -> Tensor:
-    width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=dtype)
-
-
-def prompt_group(batch: dict[str, Tensor], logps: Tensor, **computed: Tensor) -> PromptGroup:
-    """The objective's view of a micro-batch.
-
-    Args:
-        logps: float32[B, K], log π_θ of each response (0 where absent).
-        computed: further fields of the group that come from the model.
-    """
-    names = ("ref_logps", "rewards", "ranks", "lengths", "mask", "pairing_key")
-    known = {name: batch[name] for name in names if name in batch}
-    return PromptGroup(
-        policy_logps=logps,
-        token_ref_logps=batch.get("token_ref_logps"),
-        kl_logps=batch.get("kl_logps"),
-        kl_ref_logps=batch.get("kl_ref_logps"),
-        kl_mask=batch["mask"] if "kl_logps" in batch else None,
-        **known,
-        **computed,
-    )

@@ -15,14 +15,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from ablate.config.model import Lora
 from ablate.config.training import TrainingConfig
-from ablate.errors import ConfigError
+from ablate.errors import ConfigError, DataError
 from ablate.models.loading import check_lengths, context_length
 from ablate.models.logps import response_logps, response_token_logps
 from ablate.objectives import Objective
 from ablate.training.checkpoints import save_checkpoint
+from ablate.training.collate import GroupCollator
 from ablate.training.groups import (
     Group,
-    GroupCollator,
     check_groups,
     mismatched_pairs,
     mismatched_partners,
@@ -107,11 +107,13 @@ def train_policy(
         ConfigError: a batch size that does not divide.
     """
     check_groups(groups)
-    check_lengths(
-        (len(g.prompt_ids) + len(ids) for g in groups for ids in g.response_ids),
-        context_length(model),
-        "prompt and response",
-    )
+    if groups[0].response_prompt_ids is not None and not objective.needs.joint:
+        raise DataError(
+            f"objective={objective.name} compares responses to one prompt, but these groups hold "
+            "responses to several (response_prompt_ids); dove is made for them"
+        )
+    groups = _without_unread_texts(groups, objective)
+    _check_fit(groups, model)
     optimisation = _optimisation(training)
     micro_batch(optimisation)
     order, steps = _plan(len(groups), training, seed)
@@ -201,6 +203,28 @@ def _plan(count: int, training: TrainingConfig, seed: int) -> tuple[list[int], i
     return presentation_order(count, total, seed), steps
 
 
+def _without_unread_texts(groups: Sequence[Group], objective: Objective) -> Sequence[Group]:
+    """No forward pass for a gold response, rationale or sample that the loss does not read."""
+    needs = objective.needs
+    unread: dict[str, Any] = {}
+    if not needs.gold:
+        unread["gold_ids"] = None
+    if not needs.rationale:
+        unread |= {"rationale_ids": None, "rationale_prompt_ids": None}
+    if not needs.reference_sample:
+        unread["sample_ids"] = None
+    if all(getattr(groups[0], name) is None for name in unread):
+        return groups
+    return [replace(group, **unread) for group in groups]
+
+
+def _check_fit(groups: Sequence[Group], model: PreTrainedModel) -> None:
+    """Raise a ModelError for a sequence longer than the context."""
+    rows = (row for group in groups for row in (*group.rows(), *group.side_texts().values()))
+    lengths = (len(prompt) + len(ids) for prompt, ids in rows)
+    check_lengths(lengths, context_length(model), "prompt and response")
+
+
 def _with_reference(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -210,10 +234,11 @@ def _with_reference(
     needs = objective.needs
     if not (needs.tokens and needs.reference) or groups[0].ref_token_logps is not None:
         return groups
-    items = [(group.prompt_ids, group.response_ids) for group in groups]
-    values = response_token_logps(model, tokenizer, items, _REFERENCE_BATCH_TOKENS)
+    items = [(prompt, [ids]) for group in groups for prompt, ids in group.rows()]
+    values = iter(response_token_logps(model, tokenizer, items, _REFERENCE_BATCH_TOKENS))
     return [
-        replace(group, ref_token_logps=rows) for group, rows in zip(groups, values, strict=True)
+        replace(group, ref_token_logps=[next(values)[0] for _ in group.response_ids])
+        for group in groups
     ]
 
 
@@ -229,16 +254,18 @@ def _collator(
     if not objective.needs.mismatched or len(groups) < 2:
         return GroupCollator(groups, order, pad)
     partners = mismatched_partners(order, batch_size)
-    items = []
-    for position, partner in zip(order, partners, strict=True):
-        pairs = mismatched_pairs(groups[position], groups[partner])
-        items.append((groups[position].prompt_ids, [response for _, response in pairs]))
+    pairs = [
+        mismatched_pairs(groups[position], groups[partner])
+        for position, partner in zip(order, partners, strict=True)
+    ]
     check_lengths(
-        (len(prompt) + len(ids) for prompt, rows in items for ids in rows),
+        (len(prompt) + len(ids) for rows in pairs for prompt, ids in rows),
         context_length(model),
         "mismatched prompt and response",
     )
-    reference = response_logps(model, tokenizer, items, _REFERENCE_BATCH_TOKENS)
+    items = [(prompt, [ids]) for rows in pairs for prompt, ids in rows]
+    values = iter(response_logps(model, tokenizer, items, _REFERENCE_BATCH_TOKENS))
+    reference = [[next(values)[0] for _ in rows] for rows in pairs]
     return GroupCollator(groups, order, pad, partners, reference)
 
 

@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 
 from ablate.groups import PromptGroup
 from ablate.objectives import Objective, ObjectiveState, response_scales
-from ablate.training.groups import prompt_group
+from ablate.training.collate import SIDE_TEXTS, prompt_group
 from ablate.training.token_kl import token_logps_and_kl
 from ablate.trl_compat.dpo import GroupTrainer
 from ablate.trl_compat.fused_head import token_logps, token_values
@@ -84,6 +84,9 @@ class RPOTrainer(GroupTrainer):
                 computed[name] = tokens
         if needs.log_sum_sq:
             computed["log_sum_sq"] = torch.zeros(shape, device=device)
+        for name in SIDE_TEXTS:
+            if f"{name}_row" in batch:
+                computed[f"{name}_logps"] = torch.zeros(shape[0], device=device)
         grid = torch.zeros(shape, device=device)
         return self.objective.usable(prompt_group(batch, grid, **computed))
 
@@ -147,9 +150,6 @@ class RPOTrainer(GroupTrainer):
         if self.objective.batch_coupled:
             # alone in its step: this micro-batch is the global batch, aggregated as the slot says
             return output.loss
-        if self.objective.batch_coupled:
-            # alone in its step: this micro-batch is the global batch, aggregated as the slot says
-            return output.loss
         total = self.num_items_in_batch
         usable = output.usable.sum() if total is None else total
         # DDP averages gradients over processes, while the denominator counts all their prompts
@@ -169,7 +169,11 @@ class RPOTrainer(GroupTrainer):
             values = self._row_logps(model, batch, "")
         if needs.tokens:
             computed["token_logps"] = self._token_grid(batch, values)
-        return prompt_group(batch, self._to_grid(batch, values.sum(dim=1)), **computed)
+        sums = values.sum(dim=1)
+        for name in SIDE_TEXTS:
+            if f"{name}_row" in batch:
+                computed[f"{name}_logps"] = sums[batch[f"{name}_row"]]
+        return prompt_group(batch, self._to_grid(batch, sums), **computed)
 
     @staticmethod
     def _row_logps(model: Any, batch: dict[str, Tensor], prefix: str) -> Tensor:
@@ -178,14 +182,16 @@ class RPOTrainer(GroupTrainer):
 
     @staticmethod
     def _to_grid(batch: dict[str, Tensor], values: Tensor) -> Tensor:
-        """[R] → [B, K]; responses that are absent hold 0."""
+        """[R, ...] → [B, K]; responses that are absent hold 0, further rows are left out."""
         flat = values.new_zeros(batch["mask"].numel())
-        return flat.index_put((batch["cell"],), values).view(batch["mask"].shape)
+        cell = batch["cell"]
+        return flat.index_put((cell,), values[: len(cell)]).view(batch["mask"].shape)
 
     @staticmethod
     def _token_grid(batch: dict[str, Tensor], values: Tensor) -> Tensor:
         """[R, L - 1] with the prompt in front → [B, K, T] from the response's first token."""
-        shown = batch["completion_mask"][:, 1:]
+        count = len(batch["cell"])
+        values, shown = values[:count], batch["completion_mask"][:count, 1:]
         length = int(batch["lengths"].max())
         first = shown.int().argmax(dim=1, keepdim=True)
         place = first + torch.arange(length, device=shown.device)
@@ -284,7 +290,8 @@ def _response_metrics(group: PromptGroup) -> dict[str, float]:
 
 
 def _detached(group: PromptGroup) -> PromptGroup:
-    names = ("policy_logps", "token_logps", "token_kl", "log_sum_sq")
+    side = tuple(f"{name}_logps" for name in SIDE_TEXTS)
+    names = ("policy_logps", "token_logps", "token_kl", "log_sum_sq", *side)
     values = {name: getattr(group, name) for name in names}
     return replace(group, **{n: value.detach() for n, value in values.items() if value is not None})
 
@@ -300,6 +307,8 @@ def _concatenate(groups: list[PromptGroup]) -> PromptGroup:
         values = [getattr(group, field.name) for group in wide]
         if values[0] is None:
             continue
-        last = max(value.shape[-1] for value in values)
-        joined[field.name] = torch.cat([pad(v, (0, last - v.shape[-1])) for v in values])
+        if values[0].dim() > 1:
+            last = max(value.shape[-1] for value in values)
+            values = [pad(value, (0, last - value.shape[-1])) for value in values]
+        joined[field.name] = torch.cat(values)
     return PromptGroup(**joined)
