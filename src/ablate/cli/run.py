@@ -95,7 +95,7 @@ def _single(words: list[str], config_dirs: list[str]) -> int:
 
     run = compose(words, config_dirs)
     legality.check(run)
-    check_data(run)
+    notes = check_data(run)
     check_tracker(run)
     layout = layout_of(run)
     check_writable(layout, run.runtime.min_free_mb)
@@ -106,6 +106,8 @@ def _single(words: list[str], config_dirs: list[str]) -> int:
     from ablate.stages.graph import plan
 
     console = Console()
+    for note in notes:
+        console.print(f"[dim]data: {note}[/]", highlight=False)
     planned = plan(run, layout)
     quiet_libraries()
     with StageBars(console) as bars:

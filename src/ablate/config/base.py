@@ -42,7 +42,9 @@ def explain(error: ValidationError, root: str = "") -> str:
     """One line per mistake: the field as it is typed on the command line, the rule, the value."""
     lines = []
     for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"] if part not in ("world", "local", "public"))
+        path = ".".join(
+            str(part) for part in item["loc"] if part not in ("world", "local", "public")
+        )
         path = ".".join(part for part in (root, path) if part)
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "missing":

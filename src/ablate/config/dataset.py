@@ -146,6 +146,4 @@ class PublicConfig(GivenConfig):
     max_prompts: PositiveInt | None
 
 
-DatasetConfig = Annotated[
-    WorldConfig | LocalConfig | PublicConfig, Field(discriminator="kind")
-]
+DatasetConfig = Annotated[WorldConfig | LocalConfig | PublicConfig, Field(discriminator="kind")]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ablate.config.dataset import LocalConfig
+from ablate.config.dataset import GivenConfig, LocalConfig
 from ablate.config.objective import ObjectiveConfig
 from ablate.config.run import RunConfig
 from ablate.errors import ConfigError
@@ -22,14 +22,6 @@ UNPROVIDED = {
         "log-probs under the policy of the round before",
         "It takes iterative collection; in Python, PromptGroup(prev_logps=...)",
     ),
-    "gold": (
-        "a gold response to every prompt",
-        "It takes a dataset with a third response; in Python, PromptGroup(gold_logps=...)",
-    ),
-    "rationale": (
-        "a rationale of every preference",
-        "It takes a dataset with rationales; in Python, PromptGroup(rationale_logps=...)",
-    ),
     "token_weights": (
         "a weight for every token",
         "It takes a source of token masks; in Python, PromptGroup(token_weights=..., "
@@ -39,6 +31,12 @@ UNPROVIDED = {
         "groups whose responses answer prompts of their own",
         "It takes a dataset of joint pairs; in Python, a PromptGroup of such pairs",
     ),
+}
+
+#: what comes only with a file that has a column of this name
+COLUMNS = {
+    "gold": "a gold response to every prompt",
+    "rationale": "a rationale of every preference",
 }
 
 
@@ -67,7 +65,14 @@ def _reasons(run: RunConfig) -> Iterator[str]:
             "Use reward=gold, reward=explicit or reward=implicit"
         )
     yield from unfed(objective)
-    local = isinstance(run.dataset, LocalConfig)
+    local = isinstance(run.dataset, GivenConfig)
+    for column, what in COLUMNS.items():
+        if getattr(needs, column) and not isinstance(run.dataset, LocalConfig):
+            yield (
+                f"objective={objective.name} needs {what}, which dataset={run.dataset.name} does "
+                f"not have. Use dataset=local with a file that has the column `{column}`"
+            )
+    yield from _label_reasons(run, local)
     if not local and k > run.dataset.pool.num_responses:
         yield (
             f"num_responses is {k}, but the pool holds {run.dataset.pool.num_responses} responses "
@@ -105,6 +110,18 @@ def unfed(objective: ObjectiveConfig) -> Iterator[str]:
                 f"objective={objective.name} needs {what}, which no level of another factor gives "
                 f"yet. {way}"
             )
+
+
+def _label_reasons(run: RunConfig, local: bool) -> Iterator[str]:
+    groups = run.dataset.labels.annotators
+    names = [group.name for group in groups]
+    if len(set(names)) < len(names):
+        yield f"dataset.labels.annotators has two groups of one name: {', '.join(names)}"
+    if local and any(group.nuisance for group in groups):
+        yield (
+            f"dataset={run.dataset.name} is free text: which of its words are for show is known in "
+            "the embedded worlds only. Use nuisance: 0 in dataset.labels.annotators"
+        )
 
 
 def _judge_reasons(run: RunConfig, local: bool) -> Iterator[str]:

@@ -104,9 +104,7 @@ def _read(group: str, name: str, search: Sequence[Path | str], seen: tuple[str, 
 
 def _chooses_elsewhere(entry: Any) -> bool:
     """True for `override /factor…: level`, which says nothing of this factor."""
-    return isinstance(entry, DictConfig) and all(
-        str(key).startswith("override /") for key in entry
-    )
+    return isinstance(entry, DictConfig) and all(str(key).startswith("override /") for key in entry)
 
 
 @lru_cache(maxsize=256)

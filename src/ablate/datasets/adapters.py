@@ -155,7 +155,7 @@ def _helpsteer2(
 def _helpsteer3(
     record: Record, weights: Weights
 ) -> tuple[tuple[Message, ...], list[tuple[str, float]]]:
-    """`overall_preference` from -3 (the first is much better) to 3; its half is each one's score."""
+    """`overall_preference` from -3 (the first is much better) to 3; half of it each as a score."""
     preference = _number(record["overall_preference"])
     return check_messages(record["context"]), [
         (_words(record["response1"]), -preference / 2),

@@ -93,7 +93,7 @@ class PreferenceDataset(Protocol):
         ...
 
     def origin(self) -> dict[str, Any]:
-        """Plain data on where the rows come from (file digests, a hub id's commit); empty if drawn."""
+        """Plain data on where rows come from (file digests, a hub id's commit); empty if drawn."""
         ...
 
     def cleaning(self) -> dict[str, int]:

@@ -159,3 +159,14 @@ def load(text: str) -> list[Message]:
     """The messages that `dump` wrote."""
     messages: list[Message] = json.loads(text)
     return messages
+
+
+def why_better(prompt: Conversation, better: str, worse: str) -> str:
+    """The question that a rationale answers, one text of prompt and two responses.
+
+    arXiv 2407.14477 conditions the rationale on the prompt and both responses; the words are ours.
+    """
+    return (
+        f"{render(prompt)}\n\nResponse A: {better}\n\nResponse B: {worse}\n\n"
+        "Why is response A better than response B?"
+    )

@@ -84,14 +84,12 @@ def read_records(files: list[str], columns: tuple[str, ...], hub: str) -> Iterat
             raise DataError(f"{file}: cannot be read ({first})") from error
 
 
-def _check_columns(
-    file: str, record: dict[str, Any], columns: tuple[str, ...], hub: str
-) -> None:
+def _check_columns(file: str, record: dict[str, Any], columns: tuple[str, ...], hub: str) -> None:
     lacking = [name for name in columns if name not in record]
     if lacking:
         raise DataError(
-            f"{file}: lacks the column{'s' * (len(lacking) > 1)} {', '.join(lacking)} of the schema "
-            f"of {hub}. Found: {', '.join(record)}"
+            f"{file}: lacks the column{'s' * (len(lacking) > 1)} {', '.join(lacking)} of the "
+            f"schema of {hub}. Found: {', '.join(record)}"
         )
 
 

@@ -22,8 +22,8 @@ class GivenDataset:
 
     A row belongs to the split that it names; rows that name none are divided by the configured
     shares in the order of their prompts' hashes, so the order of the rows plays no part. A prompt
-    that stands in two splits (white space, letter case and Unicode form make no difference) stays in
-    the more held-out one. Responses of a row with equal text become one, with the mean of their
+    that stands in two splits (white space, letter case and Unicode form make no difference) stays
+    in the more held-out one. Responses of a row with equal text become one, with the mean of their
     scores; a row that is left with one response is left out. Two rows with one prompt stay two
     groups. Demonstrations are the best responses of the rows of `sft`, or of `train` where no row
     is of `sft`.
@@ -161,9 +161,7 @@ class GivenDataset:
             if row.split is None:
                 spelling[key] = min(row.prompt, spelling.get(key, row.prompt))
         by_hash = self._divide(set(spelling.values()))
-        splits = [
-            row.split or by_hash[spelling[key]] for row, key in zip(rows, keys, strict=True)
-        ]
+        splits = [row.split or by_hash[spelling[key]] for row, key in zip(rows, keys, strict=True)]
         first: dict[str, str] = {}
         for key, split in zip(keys, splits, strict=True):
             first[key] = min(split, first.get(key, split), key=PRECEDENCE.index)

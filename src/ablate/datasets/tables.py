@@ -158,9 +158,7 @@ def _check(
     prompt, messages = _prompt(record["prompt"])
     conversation: Conversation = prompt if messages is None else messages
     if columns == _PAIR:
-        responses = [
-            _response(name, record[name], conversation) for name in ("chosen", "rejected")
-        ]
+        responses = [_response(name, record[name], conversation) for name in ("chosen", "rejected")]
         scores = [1.0, 0.0]
     else:
         for name in ("responses", "scores"):

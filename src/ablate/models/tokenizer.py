@@ -181,9 +181,7 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [end] + [token for token in [int(tokenizer.eos_token_id)] if token != end]
 
 
-def _render(
-    tokenizer: PreTrainedTokenizerBase, turns: list[Message], open_answer: bool
-) -> str:
+def _render(tokenizer: PreTrainedTokenizerBase, turns: list[Message], open_answer: bool) -> str:
     from jinja2 import TemplateError
 
     try:

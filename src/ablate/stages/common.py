@@ -40,7 +40,7 @@ def load_policy(folder: Path, run: RunConfig) -> tuple[Any, Any]:
 
 
 def open_fitter(params: dict[str, Any], model: Any, tokenizer: Any) -> Fitter:
-    """Encodes within the model's context and the limits in a stage's parameters, if there are any."""
+    """Encodes within the model's context and the limits that a stage's parameters may hold."""
     own = Lengths.model_validate(params["lengths"]) if "lengths" in params else None
     return Fitter(tokenizer, own, context_length(model))
 

@@ -87,7 +87,11 @@ def select_groups(context: Context) -> list[Group]:
     table = joined(pool, read_table(context.inputs["scores"] / SCORES), ["score"])
     table = joined(table, read_table(context.inputs["ref_logps"] / REF_LOGPS), ["logp"])
     order_only = read_json(context.inputs["scores"] / RESULT)["kind"] == "labels"
-    sampled = context.run.objective.needs.reference_sample
+    needs = context.run.objective.needs
+    sampled = needs.reference_sample
+    # texts of the prompt that came with the data
+    texts = ["gold_ids"] * needs.gold
+    texts += ["rationale_ids", "rationale_prompt_ids"] * needs.rationale
     groups = []
     for name, rows in grouped(table):
         sample_ids = None
@@ -110,6 +114,7 @@ def select_groups(context: Context) -> list[Group]:
                 ranks=values if order_only else None,
                 pool_index=rows["index"].tolist(),
                 sample_ids=sample_ids,
+                **{name: list(rows[name].iloc[0]) for name in texts},
             )
         )
     return groups

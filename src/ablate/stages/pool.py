@@ -7,11 +7,12 @@ import pandas as pd
 
 from ablate.config.dataset import Pool
 from ablate.datasets import GivenResponse, PreferenceDataset, Prompt, open_dataset
+from ablate.datasets.chat import Conversation, why_better
 from ablate.errors import DataError
 from ablate.evaluation.answers import add_messages
 from ablate.models.fit import Fitter
 from ablate.models.loading import check_lengths, context_length
-from ablate.models.tokenizer import decode_response, encode_prompt, encode_response
+from ablate.models.tokenizer import decode_response, encode_prompt
 from ablate.sampling.sample import sample_responses
 from ablate.stages.common import MODEL, POOL, RESULT, load_policy, open_fitter
 from ablate.stages.context import Context
@@ -36,7 +37,8 @@ def run(context: Context) -> None:
     """Writes pool.parquet: a row per prompt and response, with the exact tokens.
 
     Where the dataset has them: `messages` (JSON) of prompts that are more than one message of a
-    user, `gold_ids` and `rationale_ids` of the prompt. result.json tells what was left out.
+    user, `gold_ids` of the prompt, `rationale_ids` with `rationale_prompt_ids`, the question that
+    the rationale answers. result.json tells what was left out.
     """
     started = time.monotonic()
     model, tokenizer = load_policy(context.inputs["policy"] / MODEL, context.run)
@@ -47,10 +49,7 @@ def run(context: Context) -> None:
     make = _given if dataset.has_responses else _sampled
     frame = make(context, dataset, prompts, model, tokenizer, fitter)
     add_messages(frame, prompts)
-    for name, texts in (("gold", dataset.gold(split)), ("rationale", dataset.rationale(split))):
-        if texts:
-            ids = {key: encode_response(tokenizer, text) for key, text in texts.items()}
-            frame[f"{name}_ids"] = [ids.get(key) for key in frame["prompt_id"]]
+    frame = _with_side_texts(frame, dataset, split, fitter)
     write_table(frame, context.out / POOL)
     seconds = time.monotonic() - started
     write_json(
@@ -74,7 +73,7 @@ def _given(
     tokenizer: Any,
     fitter: Fitter,
 ) -> pd.DataFrame:
-    """The responses that come with the dataset; groups that fit with fewer than two are left out."""
+    """The responses that come with the dataset; groups of which one fits are left out."""
     texts: dict[str, list[GivenResponse]] = {}
     for item in dataset.responses(context.params["split"]):
         texts.setdefault(item.prompt_id, []).append(item)
@@ -99,6 +98,50 @@ def _given(
             "raise dataset.lengths.max_tokens or take a model with a longer context"
         )
     return _frame(rows)
+
+
+def _with_side_texts(
+    frame: pd.DataFrame, dataset: PreferenceDataset, split: str, fitter: Fitter
+) -> pd.DataFrame:
+    """The pool with the gold response and the rationale of each prompt that has them.
+
+    Prompts with one that is too long are left out where the policy is to leave out or to cut.
+    """
+    conversations = {prompt.id: prompt.conversation for prompt in dataset.prompts(split)}
+    gold, why = dataset.gold(split), dataset.rationale(split)
+    if gold:
+        asked = {name: (conversations[name], text) for name, text in gold.items()}
+        frame = _with_ids(frame, "gold", asked, fitter)
+    if why:
+        best: dict[str, list[tuple[float, str]]] = {}
+        for item in dataset.responses(split):
+            best.setdefault(item.prompt_id, []).append((item.score, item.text))
+        asked = {
+            name: (why_better(conversations[name], max(best[name])[1], min(best[name])[1]), text)
+            for name, text in why.items()
+        }
+        frame = _with_ids(frame, "rationale", asked, fitter)
+    return frame
+
+
+def _with_ids(
+    frame: pd.DataFrame, name: str, asked: dict[str, tuple[Conversation, str]], fitter: Fitter
+) -> pd.DataFrame:
+    """Adds tokens of a text per prompt, and of the question before it where that is another."""
+    ids: dict[str, list[int]] = {}
+    questions: dict[str, list[int]] = {}
+    too_long = []
+    for key, (question, text) in asked.items():
+        fitted = fitter.group(question, [text])
+        if fitted is None or fitted.responses[0] is None or not fitted.responses[0][1]:
+            too_long.append(key)
+        else:
+            questions[key], ids[key] = fitted.prompt_ids, fitted.responses[0][0]
+    frame = frame[~frame["prompt_id"].isin(too_long)].reset_index(drop=True)
+    frame[f"{name}_ids"] = [ids.get(key) for key in frame["prompt_id"]]
+    if name != "gold":
+        frame[f"{name}_prompt_ids"] = [questions.get(key) for key in frame["prompt_id"]]
+    return frame
 
 
 def _sampled(
