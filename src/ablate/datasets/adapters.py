@@ -107,7 +107,7 @@ def _number(value: Any) -> float:
 
 def _weighed(record: Record, weights: Weights) -> float:
     assert weights is not None
-    return sum(weight * _number(record.get(name)) for name, weight in weights.items())
+    return sum(weight * _number(record.get(name)) for name, weight in weights.items() if weight)
 
 
 def _ultrafeedback(

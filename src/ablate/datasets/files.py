@@ -1,6 +1,7 @@
 """Files of a public dataset: found in a folder or on the hub, identified, and read row by row."""
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -61,6 +62,8 @@ def read_records(files: list[str], columns: tuple[str, ...], hub: str) -> Iterat
     # imported here: only a run on such a dataset needs it
     import datasets
 
+    # what it would log is in the error that we tell
+    logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
     for file in files:
         builder = _BUILDERS.get(_suffix(file))
         if builder is None:

@@ -29,7 +29,9 @@ class PublicDataset(GivenDataset):
     def __init__(self, config: PublicConfig, source: Source | None = None) -> None:
         self.config = config
         self._adapter = ADAPTERS[config.adapter]
-        if self._adapter.weighted == (config.score is None):
+        weights = config.score
+        self._weights = None if weights is None else {n: w for n, w in weights.items() if w}
+        if self._adapter.weighted != bool(self._weights):
             raise ConfigError(
                 f"dataset={config.name} has several scores per response: weigh them by "
                 "dataset.score={name: weight}"
@@ -61,7 +63,7 @@ class PublicDataset(GivenDataset):
             "public": config.adapter,
             "version": self.VERSION,
             "content": self.source.content,
-            "score": config.score,
+            "score": self._weights,
             "shares": self.shares(),
             "max_prompts": config.max_prompts,
             "most_responses": config.pool.num_responses,
@@ -89,9 +91,9 @@ class PublicDataset(GivenDataset):
         # the columns of a weighted score are checked with the others
         columns = self._adapter.columns
         if self._adapter.one_response:
-            columns += tuple(self.config.score or ())
+            columns += tuple(self._weights or ())
         records = read_records(files, columns, self.config.hub)
-        return groups(self._adapter, records, self.config.score, self._leave_out)
+        return groups(self._adapter, records, self._weights, self._leave_out)
 
     def _leave_out(self, what: str) -> None:
         self._left_out[what] = self._left_out.get(what, 0) + 1
