@@ -8,6 +8,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ablate.cli.sample:main",
         "print prompts, answers of the SFT policy and their judge scores",
     ),
+    "data": (
+        "ablate.cli.data:main",
+        "what a dataset holds: counts, lengths, scores, what was left out, examples",
+    ),
     "objectives": (
         "ablate.cli.objectives:main",
         "the preference objectives: formula, needs and defaults; or one in full",

@@ -72,7 +72,7 @@ def _reasons(run: RunConfig) -> Iterator[str]:
                 f"objective={objective.name} needs {what}, which dataset={run.dataset.name} does "
                 f"not have. Use dataset=local with a file that has the column `{column}`"
             )
-    yield from _label_reasons(run, local)
+    yield from label_reasons(run, local)
     if not local and k > run.dataset.pool.num_responses:
         yield (
             f"num_responses is {k}, but the pool holds {run.dataset.pool.num_responses} responses "
@@ -112,7 +112,8 @@ def unfed(objective: ObjectiveConfig) -> Iterator[str]:
             )
 
 
-def _label_reasons(run: RunConfig, local: bool) -> Iterator[str]:
+def label_reasons(run: RunConfig, local: bool) -> Iterator[str]:
+    """What is wrong with the label model; `local` says that texts are free."""
     groups = run.dataset.labels.annotators
     names = [group.name for group in groups]
     if len(set(names)) < len(names):

@@ -66,7 +66,36 @@ def label(
         scores: float[R], the clean scores.
         nuisance: counts a response's words for show; called only if an annotator likes them.
     """
-    reference = np.asarray(index) < REFERENCE
+    # sums in one order, so that the order of the rows does not move the last digit
+    order = sorted(range(len(scores)), key=lambda row: (prompts[row], index[row]))
+    made = _label(
+        config,
+        seed,
+        [prompts[row] for row in order],
+        np.array([index[row] for row in order]),
+        [responses[row] for row in order],
+        scores[order],
+        nuisance,
+    )
+    back = np.argsort(order)
+    return Labelled(
+        made.label[back],
+        {name: utility[back] for name, utility in made.utilities.items()},
+        [made.annotator[row] for row in back.tolist()],
+        made.per_character,
+    )
+
+
+def _label(
+    config: Labels,
+    seed: int,
+    prompts: Sequence[str],
+    index: NDArray[np.int64],
+    responses: Sequence[str],
+    scores: Floats,
+    nuisance: Callable[[str], int],
+) -> Labelled:
+    reference = index < REFERENCE
     lengths = np.array([len(text) for text in responses], dtype=np.float64)
     unit = within_sd(scores[reference], _of(prompts, reference))
     long, per_length = _standard(lengths, reference, prompts)
@@ -89,7 +118,7 @@ def label(
         ]
         utility = utility + config.temperature * (gumbel(np.array(draws)) - _EULER)
     if config.flip_rate:
-        utility = _flipped(config.flip_rate, seed, prompts, utility)
+        utility = _flipped(config.flip_rate, seed, prompts, responses, utility)
     return Labelled(utility, utilities, who, float(unit * config.length_bias * per_length))
 
 
@@ -145,14 +174,21 @@ def _taste(group: Annotator, prompts: Sequence[str], responses: Sequence[str]) -
     return np.sqrt(-2 * np.log(1 - first)) * np.cos(2 * np.pi * second)
 
 
-def _flipped(rate: float, seed: int, prompts: Sequence[str], labels: Floats) -> Floats:
+def _flipped(
+    rate: float, seed: int, prompts: Sequence[str], responses: Sequence[str], labels: Floats
+) -> Floats:
+    """Labels of which the distinct ones of a prompt change places, in a share of prompts."""
     result = labels.copy()
     for prompt, rows in _rows(prompts).items():
         if unit_hash("flip", seed, prompt) >= 2 * rate:
             continue
-        values = sorted({float(value) for value in labels[rows]})
-        # keyed by value: the new order of two labels does not depend on which others there are
-        order = sorted(values, key=lambda value: unit_hash("place", seed, prompt, repr(value)))
+        # each label goes by the first response that has it: which of two labels comes out higher
+        # does not depend on which others there are
+        first: dict[float, str] = {}
+        for row in rows:
+            first.setdefault(float(labels[row]), responses[row])
+        values = sorted(first)
+        order = sorted(values, key=lambda value: unit_hash("place", seed, prompt, first[value]))
         place = dict(zip(order, values, strict=True))
         result[rows] = [place[float(value)] for value in labels[rows]]
     return result
