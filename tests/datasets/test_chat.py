@@ -54,7 +54,9 @@ def test_one_user_message_is_its_text_and_a_transcript_of_hh_is_read() -> None:
 
 @given(WORDS, st.sampled_from([" ", "\t", "\n \n"]))
 def test_case_and_white_space_do_not_tell_prompts_apart(text: str, gap: str) -> None:
-    assert normalised(f"{gap}{gap.join(text.split(' '))}{gap}") == normalised(" ".join(text.split()))
+    assert normalised(f"{gap}{gap.join(text.split(' '))}{gap}") == normalised(
+        " ".join(text.split())
+    )
     ascii_text = text.encode("ascii", "ignore").decode()
     assert normalised(f"x {ascii_text.upper()}") == normalised(f"X {ascii_text.lower()}")
     assert normalised(said(text)) == normalised(text)

@@ -74,8 +74,9 @@ def test_equal_responses_become_one_with_their_mean_score(tmp_path: Path) -> Non
         "responses merged with an equal one": 2,
         "rows without two different responses": 1,
     }
-    found = {r.text: r.score for s in SPLITS for r in dataset.responses(s)
-             if any(p.text == "q0" and p.id == r.prompt_id for p in dataset.prompts(s))}  # fmt: skip
+    names = {p.id for s in SPLITS for p in dataset.prompts(s) if p.text == "q0"}
+    given_back = [r for s in SPLITS for r in dataset.responses(s) if r.prompt_id in names]
+    found = {r.text: r.score for r in given_back}
     assert found == {"a": 2.5, "b": 0.0}
     assert "cleaned" in dataset.identity()
     assert "cleaned" not in plain.identity()

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     console = Console()
     console.print(f"[bold]{dataset.name}[/]  {_origin(dataset)}", highlight=False)
     for what, count in dataset.cleaning().items():
-        console.print(f"[yellow]{count}[/] {what}", highlight=False)
+        console.print(f"{what}: [yellow]{count:,}[/]", highlight=False)
     console.print()
     texts = _texts(dataset)
     console.print(_counts(dataset))

@@ -94,7 +94,7 @@ def _data(stages: list[dict[str, Any]]) -> list[tuple[str, str]]:
         result, split = stage["result"], stage["role"].rpartition("/")[2]
         if stage["name"] == "pool" and "data" in result:
             parts = [f"{result['prompts']:,} prompts, {result['responses']:,} responses"]
-            parts += [f"{count:,} {what}" for what, count in result["data"]["counts"].items()]
+            parts += [f"{what}: {count:,}" for what, count in result["data"]["counts"].items()]
             commit = result["data"]["origin"].get("commit")
             rows.append((split, "; ".join(parts + ([f"commit {commit}"] if commit else []))))
         if stage["name"] == "labels" and result.get("agrees_with_clean") is not None:

@@ -26,7 +26,7 @@ def check_data(run: RunConfig) -> list[str]:
         ModelError: a sequence that is longer than the model's context.
     """
     dataset = _open(run.dataset)
-    notes = [f"{count} {what}" for what, count in dataset.cleaning().items()]
+    notes = [f"{what}: {count:,}" for what, count in dataset.cleaning().items()]
     if isinstance(run.dataset, GivenConfig):
         notes += _check_counts(run, dataset)
         _check_labels(run, dataset)
