@@ -94,6 +94,7 @@ def test_messages_gold_and_rationale_of_a_file_are_kept(tmp_path: Path) -> None:
             "gold": [answer],
             "rationale": "It answers.",
             "source": "ours",
+            "reference": 42,
             "split": "train",
         },
         {"prompt": [asked], "chosen": "x", "rejected": "y", "split": "train"},
@@ -105,6 +106,7 @@ def test_messages_gold_and_rationale_of_a_file_are_kept(tmp_path: Path) -> None:
     assert prompt.messages == (system, asked)
     assert prompt.text == "Be brief.\n\nHuman: Why?\n\nAssistant:"
     assert prompt.source == "ours"
+    assert prompt.facts == {"reference": "42"}
     assert [(r.text, r.score) for r in dataset.responses("train")] == [
         ("Because.", 1.0), ("No.", 0.0),
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from ablate.config.compose import compose
 from ablate.datasets.chat import load, render, why_better
 from ablate.errors import ConfigError, DataError, ModelError
 from ablate.models.tokenizer import encode_prompt, encode_response, load_tokenizer
-from ablate.rewards.normalize import pair_accuracy
+from ablate.rewards.agreement import pair_accuracy
 from ablate.stages.complete import complete
 from ablate.stages.context import Context
 from ablate.stages.execute import Execution

@@ -270,7 +270,7 @@ def _labels(console: Console, run: RunConfig, dataset: PreferenceDataset) -> Non
         clean,
         dataset.nuisance_words,
     )
-    from ablate.rewards.normalize import pair_accuracy
+    from ablate.rewards.agreement import pair_accuracy
 
     agreement = pair_accuracy(made.label, clean, np.array(prompts))
     console.print(

@@ -4,20 +4,12 @@ from collections.abc import Iterator
 
 from ablate.config.dataset import GivenConfig, LocalConfig
 from ablate.config.objective import ObjectiveConfig
+from ablate.config.reward_legality import reward_reasons
 from ablate.config.run import RunConfig
 from ablate.errors import ConfigError
 
-#: what an objective may need and no stage makes: what it is, and what it would take
+#: what an objective may need and no run gives: what it is, and what it would take
 UNPROVIDED = {
-    "extra_rewards": (
-        "further rewards beside the one that training sees",
-        "It takes a reward source with several scores per response; in Python, "
-        "PromptGroup(extra_rewards=...)",
-    ),
-    "win_probs": (
-        "the probability that one response beats another",
-        "It takes a pairwise reward source; in Python, PromptGroup(win_probs=...)",
-    ),
     "previous": (
         "log-probs under the policy of the round before",
         "It takes iterative collection; in Python, PromptGroup(prev_logps=...)",
@@ -59,11 +51,6 @@ def _reasons(run: RunConfig) -> Iterator[str]:
             f"objective={objective.name} compares responses and needs at least "
             f"{needs.min_responses} per prompt, but num_responses is {k}"
         )
-    if needs.scores and run.reward.kind == "labels":
-        yield (
-            f"objective={objective.name} needs scores, but reward=labels gives only an order. "
-            "Use reward=gold, reward=explicit or reward=implicit"
-        )
     yield from unfed(objective)
     local = isinstance(run.dataset, GivenConfig)
     for column, what in COLUMNS.items():
@@ -85,7 +72,7 @@ def _reasons(run: RunConfig) -> Iterator[str]:
             f"{run.dataset.name} with dataset.pool.num_responses={run.dataset.pool.num_responses})"
         )
     yield from _judge_reasons(run, local)
-    yield from _reward_reasons(run)
+    yield from reward_reasons(run)
     model = run.base_model
     if model.kind == "hf" and not model.path:
         yield "base_model=hf needs base_model.path: a folder with a saved model, or a hub id"
@@ -140,18 +127,3 @@ def _judge_reasons(run: RunConfig, local: bool) -> Iterator[str]:
         )
     if judge.kind == "preference" and local and run.dataset.judge_share == 0:  # type: ignore[union-attr]
         yield "judge=preference needs held-out labels: set dataset.judge_share above 0"
-
-
-def _reward_reasons(run: RunConfig) -> Iterator[str]:
-    reward = run.reward
-    if reward.training is None:
-        return
-    loss = reward.training.loss
-    if reward.kind == "explicit" and loss == "dpo":
-        yield "reward=explicit trains by bradley_terry or regression; reward=implicit trains by dpo"
-    if reward.kind == "implicit" and loss != "dpo":
-        yield f"reward=implicit trains a policy by dpo, not by {loss}; use reward=explicit for that"
-    if loss == "dpo" and reward.training.beta is None:
-        yield "reward=implicit needs reward.training.beta"
-    if reward.kind == "implicit" and reward.training.init == "base":
-        yield "reward=implicit measures log-ratios to the SFT policy; use reward.training.init=sft"

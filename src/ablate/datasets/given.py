@@ -176,8 +176,9 @@ class GivenDataset:
             self._add(row, split, name)
 
     def _add(self, row: Row, split: str, name: str) -> None:
+        facts = {} if row.reference is None else {"reference": row.reference}
         self._prompts[split].append(
-            Prompt(name, split, row.prompt, messages=row.messages, source=row.source)
+            Prompt(name, split, row.prompt, facts, messages=row.messages, source=row.source)
         )
         most = self.given.pool.num_responses
         pairs = list(zip(row.responses, row.scores, strict=True))[:most]

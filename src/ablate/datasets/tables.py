@@ -13,7 +13,7 @@ from ablate.errors import DataError
 
 _PAIR = ("prompt", "chosen", "rejected")
 _GROUP = ("prompt", "responses", "scores")
-_OPTIONAL = ("split", "source", "gold", "rationale")
+_OPTIONAL = ("split", "source", "gold", "rationale", "reference")
 _SHOWN = 5
 
 
@@ -23,7 +23,7 @@ class Row:
 
     `number` is as a person counts (lines or rows from 1); `prompt` is plain text, `messages` are
     there where it was given as messages; `gold` is a response to learn by heart, `rationale` a text
-    that says why the better response is better.
+    that says why the better response is better, `reference` the right answer that a verifier knows.
     """
 
     number: int
@@ -35,6 +35,7 @@ class Row:
     source: str | None = None
     gold: str | None = None
     rationale: str | None = None
+    reference: str | None = None
 
     @property
     def conversation(self) -> Conversation:
@@ -60,9 +61,9 @@ def read_table(path: Path, splits: tuple[str, ...], field: str) -> Table:
     """Read and check a `.jsonl` or `.parquet` file.
 
     Columns: `prompt`, with `chosen` and `rejected` or with `responses` and `scores`, and
-    optionally `split` (one of `splits`), `source`, `gold` and `rationale`. Others are passed over.
-    Prompts and responses are texts or lists of {role, content}. `field` is the configuration field
-    that gave the path, for the messages.
+    optionally `split` (one of `splits`), `source`, `gold`, `rationale` and `reference`. Others are
+    passed over. Prompts and responses are texts or lists of {role, content}. `field` is the
+    configuration field that gave the path, for the messages.
     Raises `DataError` naming the file and the rows concerned.
     """
     if not path.exists():
@@ -177,9 +178,9 @@ def _check(
     if "split" in record and split not in splits:
         raise ValueError(f"unknown split {split!r}; the splits are {', '.join(splits)}")
     gold = record.get("gold")
-    source, rationale = (
-        None if record.get(name) is None else _text(name, record[name])
-        for name in ("source", "rationale")
+    source, rationale, reference = (
+        None if record.get(name) is None else _text(name, _plain(record[name]))
+        for name in ("source", "rationale", "reference")
     )
     return Row(
         number,
@@ -191,7 +192,13 @@ def _check(
         source=source,
         gold=None if gold is None else _response("gold", gold, conversation),
         rationale=rationale,
+        reference=reference,
     )
+
+
+def _plain(value: Any) -> Any:
+    """A number as text: a reference answer is often one."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _prompt(value: Any) -> tuple[str, tuple[Message, ...] | None]:

@@ -13,7 +13,7 @@ from ablate.errors import DataError
 from ablate.evaluation.judges import Judge
 from ablate.models.fit import Fitter
 from ablate.models.tokenizer import decode_response, encode_prompt
-from ablate.rewards.scorers import Answer
+from ablate.rewards.table import Answer
 from ablate.sampling.sample import sample_responses
 
 SAMPLE_BATCH = 256
@@ -110,7 +110,12 @@ def add_messages(frame: pd.DataFrame, prompts: Iterable[Prompt]) -> None:
 
 
 def answers_of(frame: pd.DataFrame) -> list[Answer]:
-    """The rows of an answer table or of a pool as scorers and judges want them."""
+    """The rows of an answer table or of a pool as scorers and judges want them.
+
+    A column `index` tells the places of a pool's responses, a column `messages` the prompts that
+    are more than one message of a user.
+    """
+    stored = "index" in frame.columns
     messages = frame["messages"] if "messages" in frame else [None] * len(frame)
     return [
         Answer(
@@ -119,7 +124,8 @@ def answers_of(frame: pd.DataFrame) -> list[Answer]:
             list(row.prompt_ids),
             row.response,
             list(row.response_ids),
+            int(row.index) if stored else None,
             chat.load(said) if isinstance(said, str) else None,
         )
-        for row, said in zip(frame.itertuples(), messages, strict=True)
+        for row, said in zip(frame.itertuples(index=False), messages, strict=True)
     ]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablate.config.dataset import GivenConfig
+from ablate.config.reward import judge_share
 from ablate.errors import AblateError, StoreError
 from ablate.stages.execute import Display, Execution, Silent
 from ablate.stages.graph import RunPlan
@@ -160,7 +162,13 @@ def _record_data(
             "checkpoints": policy["checkpoints"],
             "weights": policy["weights"],
         },
-        "reward": result("scores"),
+        "reward": {
+            **result("scores"),
+            # all, part or none of the training reward is the judge itself (reward=gold)
+            "judge_share": judge_share(
+                plan.run.reward, given=isinstance(plan.run.dataset, GivenConfig)
+            ),
+        },
         "stages": [
             {
                 "role": stage.role if stage.role == stage.name else f"{stage.name}/{stage.role}",

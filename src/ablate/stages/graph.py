@@ -1,66 +1,16 @@
 """Planning: which stages a run needs, with what parameters and inputs. Free of torch."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 from ablate.config.dataset import WorldConfig
-from ablate.config.identity import digest
-from ablate.config.levels import read_level
-from ablate.config.objective import objective_config
-from ablate.config.run import RewardTraining, RunConfig
+from ablate.config.run import RunConfig
 from ablate.datasets import open_dataset
 from ablate.stages.external import classifier_content, model_content
 from ablate.stages.fingerprints import objective_content
-from ablate.stages.registry import KINDS
+from ablate.stages.reward_plan import PlannedReward, learnt, plan_reward
+from ablate.stages.stage import Stage
 from ablate.store.layout import Layout
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A content-addressed piece of work.
-
-    `params` is plain data and, with the inputs' identities, decides the identity. `run` is the
-    run that asked for the stage: it tells where files lie, which is no part of the identity.
-    """
-
-    name: str
-    role: str
-    params: dict[str, Any]
-    inputs: dict[str, "Stage"]
-    run: RunConfig = field(repr=False)
-
-    @cached_property
-    def identity(self) -> str:
-        return digest(
-            {
-                "stage": self.name,
-                "version": KINDS[self.name].version,
-                "params": self.params,
-                "inputs": {role: stage.identity for role, stage in self.inputs.items()},
-            }
-        )
-
-    @property
-    def title(self) -> str:
-        """What a person reads beside the progress bar."""
-        title = KINDS[self.name].title
-        return title if self.role == self.name else f"{title} ({self.role})"
-
-    def walk(self) -> Iterator["Stage"]:
-        """This stage and all it needs, inputs first, each identity once."""
-        seen: set[str] = set()
-
-        def visit(stage: Stage) -> Iterator[Stage]:
-            if stage.identity in seen:
-                return
-            seen.add(stage.identity)
-            for needed in stage.inputs.values():
-                yield from visit(needed)
-            yield stage
-
-        yield from visit(self)
 
 
 @dataclass(frozen=True)
@@ -126,8 +76,10 @@ class _Planner:
             params |= self.lengths()
         return self.stage("sft", params, {}, role)
 
-    def pool(self, split: str, policy: Stage, seed: int) -> Stage:
+    def pool(self, split: str, policy: Stage, seed: int, limit: int | None = None) -> Stage:
         params: dict[str, Any] = {"split": split, "prompts": self.dataset.identity(split)}
+        if limit is not None and limit < self.dataset.num_prompts(split):
+            params["limit"] = limit
         if not self.dataset.has_responses:
             params |= {"pool": self.run.dataset.pool.identity(), "seed": seed}
         params |= self.lengths()
@@ -174,69 +126,24 @@ class _Planner:
         assert judge.training is not None
         policy = self.sft(0, "judge")
         pool = self.pool("judge", policy, 0)
-        model = self.learnt(judge.training, "judge", pool, self.labels("judge", pool), policy, 0)
-        return {"judge": model}
-
-    def learnt(
-        self,
-        training: RewardTraining,
-        role: str,
-        pool: Stage,
-        labels: Stage,
-        init: Stage,
-        seed: int,
-    ) -> Stage:
-        params: dict[str, Any] = {"training": training.identity(), "seed": seed}
-        if training.init == "base":
-            params["base"] = self.base_model()
-        if training.loss == "dpo":
-            params["objective"] = objective_content(
-                objective_config({**read_level("objective", "dpo"), "beta": training.beta}),
-                self.layout,
-            )
-            lora = self.run.base_model.lora
-            params["lora"] = None if lora is None else lora.identity()
-            params["optimisation"] = {
-                **self.run.training.identity(),
-                "name": "implicit reward",
-                "lr": training.lr,
-                "batch_size": training.batch_size,
-                "micro_batch_size": None,
-                "epochs": training.epochs,
-                "max_steps": None,
-                "select_checkpoint": "last",
-            }
-        inputs = {"pool": pool, "labels": labels, "init": init}
-        return self.stage("reward_model", params, inputs, role)
+        inputs = {"pool_id": pool, "labels_id": self.labels("judge", pool)}
+        return {"judge": learnt(self, judge.training, "judge", inputs, policy, 0)}
 
     def evaluation(self) -> Stage:
         run, seed = self.run, self.run.seed.value
         sft = self.sft(self.upstream)
         pool = self.pool("train", sft, self.upstream)
         labels = self.labels("train", pool)
-        reward_inputs: dict[str, Stage] = {}
-        reward: dict[str, Any] = {"kind": run.reward.kind, "normalize": run.reward.normalize}
-        if run.reward.kind == "explicit" and run.reward.path is not None:
-            reward["content"] = classifier_content(run.reward.path, self.layout)
-        elif run.reward.kind in ("explicit", "implicit"):
-            assert run.reward.training is not None
-            other = self.pool("reward", sft, self.upstream)
-            reward_inputs["reward_model"] = self.learnt(
-                run.reward.training,
-                run.reward.kind,
-                other,
-                self.labels("reward", other),
-                sft,
-                self.upstream,
-            )
+        reward = plan_reward(self, run.reward, sft)
         scores = self.stage(
             "scores",
-            {"reward": reward},
-            {"pool": pool, "labels": labels, "reference": sft, **reward_inputs},
+            {"reward": reward.params},
+            {"pool": pool, "labels": labels, **reward.inputs},
         )
         ref_logps = self.stage("ref_logps", {}, {"pool": pool, "reference": sft})
         training = run.training.identity()
         select_checkpoint = training.pop("select_checkpoint")
+        select_by = training.pop("select_by")
         training.pop("name")
         lora = run.base_model.lora
         policy = self.stage(
@@ -258,16 +165,20 @@ class _Planner:
             "reference": sft,
             "baseline": self.stage("answers", answering, {"policy": sft, **judge}),
             "scores": scores,
-            **reward_inputs,
+            **reward.inputs,
             **judge,
         }
         if select_checkpoint == "valid":
-            inputs["select"] = self.stage(
-                "select", self.answering(["valid"]), {"policy": policy, **judge}
-            )
-        labelled = "given" if self.dataset.has_responses else "judge"
-        params = {**answering, "reward": reward, "labels": labelled}
-        return self.stage("evaluation", params, inputs)
+            inputs["select"] = self.select(select_by, policy, scores, reward)
+        return self.stage("evaluation", {**answering, "reward": reward.params}, inputs)
+
+    def select(self, by: str, policy: Stage, scores: Stage, reward: PlannedReward) -> Stage:
+        """The choice among a policy's checkpoints on the valid prompts."""
+        params, inputs = self.answering(["valid"]), {"policy": policy, **self.judge_inputs()}
+        if by == "training_reward":
+            params["reward"] = reward.params
+            inputs |= {"scores": scores, **reward.inputs}
+        return self.stage("select", params, inputs)
 
     def splits(self) -> list[str]:
         return [split for split in ("valid", "test", "ood") if self.dataset.num_prompts(split)]

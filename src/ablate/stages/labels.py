@@ -9,7 +9,7 @@ from ablate.config.dataset import Labels
 from ablate.datasets import PreferenceDataset, label_models, open_dataset
 from ablate.evaluation.answers import answers_of
 from ablate.evaluation.judges import open_judge
-from ablate.rewards.normalize import pair_accuracy
+from ablate.rewards.agreement import pair_accuracy
 from ablate.stages.common import LABELS, MODEL, RESULT, joined, read_pool
 from ablate.stages.context import Context
 from ablate.store.files import write_json

@@ -2,6 +2,9 @@
 
 import shutil
 import time
+from typing import Any
+
+import pandas as pd
 
 from ablate.config.training import TrainingConfig
 from ablate.models.loading import weights_digest
@@ -21,7 +24,7 @@ from ablate.stages.common import (
     read_pool,
 )
 from ablate.stages.context import Context
-from ablate.store.files import read_json, write_json
+from ablate.store.files import write_json
 from ablate.store.tables import read_table, write_table
 from ablate.training.groups import Group
 from ablate.training.policy import train_policy
@@ -44,7 +47,12 @@ def run(context: Context) -> None:
         groups,
         Objective(context.run.objective),
         TrainingConfig.model_validate(
-            {**context.params["training"], "name": "", "select_checkpoint": "last"}
+            {
+                **context.params["training"],
+                "name": "",
+                "select_checkpoint": "last",
+                "select_by": "judge",
+            }
         ),
         lora=context.run.base_model.lora,
         seed=context.params["seed"],
@@ -84,9 +92,10 @@ def select_groups(context: Context) -> list[Group]:
     """The groups that enter the loss: K of N responses per prompt, with all that is known."""
     chosen = context.params["num_responses"]
     pool = read_pool(context.inputs["pool"])
-    table = joined(pool, read_table(context.inputs["scores"] / SCORES), ["score"])
+    scores = read_table(context.inputs["scores"] / SCORES)
+    known = [name for name in scores.columns if name not in ("prompt_id", "index", "raw")]
+    table = joined(pool, scores, known)
     table = joined(table, read_table(context.inputs["ref_logps"] / REF_LOGPS), ["logp"])
-    order_only = read_json(context.inputs["scores"] / RESULT)["kind"] == "labels"
     needs = context.run.objective.needs
     sampled = needs.reference_sample
     # texts of the prompt that came with the data
@@ -98,23 +107,41 @@ def select_groups(context: Context) -> list[Group]:
         if sampled:
             # set apart before the choice, which looks at scores: what it leaves is no fair draw
             sample_ids, rows = list(rows["response_ids"].iloc[-1]), rows.iloc[:-1]
-        scores = rows["score"].to_numpy()
         picked = select_indices(
-            scores, min(chosen["k"], len(rows)), chosen["select"], (SELECTION_SEED, name)
+            rows["rank"].to_numpy(),
+            min(chosen["k"], len(rows)),
+            chosen["select"],
+            (SELECTION_SEED, name),
         )
         rows = rows.iloc[picked]
-        values = rows["score"].tolist()
         groups.append(
             Group(
                 prompt_id=name,
                 prompt_ids=list(rows["prompt_ids"].iloc[0]),
                 response_ids=as_lists(rows["response_ids"]),
                 ref_logps=rows["logp"].tolist(),
-                rewards=None if order_only else values,
-                ranks=values if order_only else None,
                 pool_index=rows["index"].tolist(),
                 sample_ids=sample_ids,
                 **{name: list(rows[name].iloc[0]) for name in texts},
+                **reward_fields(rows, picked),
             )
         )
     return groups
+
+
+def reward_fields(rows: pd.DataFrame, picked: list[int]) -> dict[str, Any]:
+    """What the training reward says of a group, by the names of `Group`.
+
+    Args:
+        rows: the columns of a `RewardTable` for the K responses of one prompt.
+        picked: their places among the responses that were compared with each other.
+    """
+    if "reward" not in rows:
+        values: dict[str, Any] = {"ranks": rows["rank"].tolist()}
+    else:
+        values = {"rewards": rows["reward"].tolist()}
+    if "extra_rewards" in rows:
+        values["extra_rewards"] = [list(map(float, extra)) for extra in rows["extra_rewards"]]
+    if "win_probs" in rows:
+        values["win_probs"] = [[float(line[j]) for j in picked] for line in rows["win_probs"]]
+    return values

@@ -44,7 +44,7 @@ def run(context: Context) -> None:
     model, tokenizer = load_policy(context.inputs["policy"] / MODEL, context.run)
     dataset = open_dataset(context.run.dataset)
     split = context.params["split"]
-    prompts = dataset.prompts(split)
+    prompts = dataset.prompts(split, context.params.get("limit"))
     fitter = open_fitter(context.params, model, tokenizer)
     make = _given if dataset.has_responses else _sampled
     frame = make(context, dataset, prompts, model, tokenizer, fitter)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.config.dataset import DatasetConfig, GivenConfig
+from ablate.config.reward import GoldReward, training_of, walk
 from ablate.config.run import RunConfig
 from ablate.datasets import SPLITS, PreferenceDataset, Prompt, open_dataset
 from ablate.datasets.chat import Conversation, render
@@ -30,7 +31,12 @@ def check_data(run: RunConfig) -> list[str]:
     if isinstance(run.dataset, GivenConfig):
         notes += _check_counts(run, dataset)
         _check_labels(run, dataset)
-        if run.reward.kind == "gold" and not dataset.has_scores:
+        of_data = [
+            source
+            for source in walk(run.reward)
+            if isinstance(source, GoldReward) and source.scores_from == "data"
+        ]
+        if of_data and not dataset.has_scores:
             raise DataError(
                 f"dataset={run.dataset.name} says only which response is better; reward=gold needs "
                 "scores. Use reward=labels, reward=explicit or reward=implicit"
@@ -70,7 +76,7 @@ def _check_side_texts(run: RunConfig, dataset: PreferenceDataset) -> None:
 def _check_labels(run: RunConfig, dataset: PreferenceDataset) -> None:
     """Learnt rewards and judges need comparisons, beside those held out to measure them."""
     needed = {"train": 1}
-    if run.reward.training is not None and run.reward.path is None:
+    if any(training_of(source) is not None for source in walk(run.reward)):
         needed["reward"] = 2
     if run.judge.kind == "preference":
         needed["judge"] = 2
