@@ -2,18 +2,16 @@
 
 from collections.abc import Iterator
 
+from ablate.config.collection_rules import collection_reasons
 from ablate.config.dataset import GivenConfig, LocalConfig
 from ablate.config.objective import ObjectiveConfig
+from ablate.config.reward import walk
 from ablate.config.reward_legality import reward_reasons
 from ablate.config.run import RunConfig
 from ablate.errors import ConfigError
 
 #: what an objective may need and no run gives: what it is, and what it would take
 UNPROVIDED = {
-    "previous": (
-        "log-probs under the policy of the round before",
-        "It takes iterative collection; in Python, PromptGroup(prev_logps=...)",
-    ),
     "token_weights": (
         "a weight for every token",
         "It takes a source of token masks; in Python, PromptGroup(token_weights=..., "
@@ -54,23 +52,20 @@ def _reasons(run: RunConfig) -> Iterator[str]:
     yield from unfed(objective)
     local = isinstance(run.dataset, GivenConfig)
     for column, what in COLUMNS.items():
-        if getattr(needs, column) and not isinstance(run.dataset, LocalConfig):
+        if not getattr(needs, column):
+            continue
+        if not isinstance(run.dataset, LocalConfig):
             yield (
                 f"objective={objective.name} needs {what}, which dataset={run.dataset.name} does "
                 f"not have. Use dataset=local with a file that has the column `{column}`"
             )
+        elif run.collection.fresh:
+            yield (
+                f"objective={objective.name} needs {what}, which responses drawn anew do not have. "
+                "Use collection=offline"
+            )
     yield from label_reasons(run, local)
-    if not local and k > run.dataset.pool.num_responses:
-        yield (
-            f"num_responses is {k}, but the pool holds {run.dataset.pool.num_responses} responses "
-            f"per prompt. Use dataset.pool.num_responses={k} or more"
-        )
-    if needs.reference_sample and (local or k >= run.dataset.pool.num_responses):
-        yield (
-            f"objective={objective.name} needs one more response drawn from the reference policy: "
-            f"a pool of sampled responses larger than num_responses={k} (dataset="
-            f"{run.dataset.name} with dataset.pool.num_responses={run.dataset.pool.num_responses})"
-        )
+    yield from collection_reasons(run)
     yield from _judge_reasons(run, local)
     yield from reward_reasons(run)
     model = run.base_model
@@ -105,6 +100,14 @@ def label_reasons(run: RunConfig, local: bool) -> Iterator[str]:
     names = [group.name for group in groups]
     if len(set(names)) < len(names):
         yield f"dataset.labels.annotators has two groups of one name: {', '.join(names)}"
+    sources = [source.kind for source in walk(run.reward)]
+    online = run.collection.refresh_every is not None
+    if online and "labels" in sources and not run.dataset.labels.clean:
+        yield (
+            f"collection={run.collection.name} orders its fresh responses by the judge, without "
+            "the label model of dataset.labels. Use collection=iterative, whose pools are "
+            "labelled with it, or a reward that is learnt from the labels"
+        )
     if local and any(group.nuisance for group in groups):
         yield (
             f"dataset={run.dataset.name} is free text: which of its words are for show is known in "

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from ablate.config.base import Node
 from ablate.config.objective import ObjectiveConfig
@@ -167,6 +174,12 @@ class VectorReward(_Source):
     kind: Literal["vector"]
     order: list[str] = Field(min_length=2)
     terms: dict[str, Term]
+
+    @model_validator(mode="after")
+    def _named_once(self) -> VectorReward:
+        if sorted(self.order) != sorted(self.terms):
+            raise ValueError(f"order={self.order} must name each of {sorted(self.terms)} once")
+        return self
 
 
 RewardConfig = Annotated[

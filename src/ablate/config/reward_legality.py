@@ -121,12 +121,6 @@ def _made_of(reward: RewardConfig) -> Iterator[str]:
     """Sources that are made of others: which others, and how many."""
     inner = {name: part.source for name, part in parts(reward).items()}
     if isinstance(reward, VectorReward):
-        if sorted(reward.order) != sorted(reward.terms):
-            yield (
-                f"reward.order={list(reward.order)} must name each of the terms "
-                f"{sorted(reward.terms)} once"
-            )
-            return
         # the first may be an order alone: it makes the preference
         inner.pop(reward.order[0])
     if isinstance(reward, PairwiseReward) and reward.rule == "sign":

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
 from ablate.config.base import Node, explain
+from ablate.config.collection import CollectionConfig
 from ablate.config.dataset import DatasetConfig, Sampling
 from ablate.config.model import BaseModelConfig
 from ablate.config.objective import ObjectiveConfig
@@ -18,13 +19,6 @@ class NumResponses(Node):
 
     k: PositiveInt
     select: Literal["first", "paper", "best_worst"]
-
-
-class CollectionConfig(Node):
-    """How often responses are refreshed from the current policy."""
-
-    name: str
-    kind: Literal["offline"]
 
 
 class JudgeConfig(Node):

@@ -89,10 +89,7 @@ def fitting(prompts: list[Prompt], fitter: Fitter, room: int) -> list[Prompt]:
         fitted = fitter.prompt(prompt.conversation, room)
         if fitted is None:
             continue
-        if fitted[0] is not prompt.conversation:
-            messages = tuple(chat.as_messages(fitted[0]))
-            prompt = replace(prompt, text=chat.render(messages), messages=messages)
-        kept.append(prompt)
+        kept.append(shortened(prompt, fitted[0]))
     lost = {prompt.split for prompt in prompts} - {prompt.split for prompt in kept}
     if lost:
         raise DataError(
@@ -100,6 +97,14 @@ def fitting(prompts: list[Prompt], fitter: Fitter, room: int) -> list[Prompt]:
             "lower evaluation.sampling.max_new_tokens or raise dataset.lengths.max_prompt_tokens"
         )
     return kept
+
+
+def shortened(prompt: Prompt, conversation: chat.Conversation) -> Prompt:
+    """The prompt with the turns that were kept of it; itself where they are all."""
+    if conversation is prompt.conversation:
+        return prompt
+    messages = tuple(chat.as_messages(conversation))
+    return replace(prompt, text=chat.render(messages), messages=messages)
 
 
 def add_messages(frame: pd.DataFrame, prompts: Iterable[Prompt]) -> None:

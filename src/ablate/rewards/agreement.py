@@ -14,20 +14,36 @@ BINS = 10
 
 
 def agreement(
-    scores: NDArray[Any], truth: NDArray[Any], prompts: NDArray[Any]
+    scores: NDArray[Any],
+    labels: NDArray[Any],
+    prompts: NDArray[Any],
+    clean: NDArray[Any] | None = None,
 ) -> dict[str, float | None]:
-    """All measures of this module as plain data; None where one is not defined."""
-    values = {
-        "accuracy": pair_accuracy(scores, truth, prompts),
-        "calibration_error": calibration_error(scores, truth, prompts),
-        "pearson": within_prompt_correlation(scores, truth, prompts),
-        "spearman": within_prompt_correlation(scores, truth, prompts, ranks=True),
-    }
+    """All measures of this module as plain data; None where one is not defined.
+
+    Accuracy and calibration compare with the labels, which training may have seen like;
+    `accuracy_clean` and the correlations within prompts, `pearson` and `spearman`, compare with
+    `clean`, the scores behind the labels: the judge's, or those that came with the data.
+    """
+    clean = labels if clean is None else clean
+    return _plain(
+        accuracy=pair_accuracy(scores, labels, prompts),
+        calibration_error=calibration_error(scores, labels, prompts),
+        accuracy_clean=pair_accuracy(scores, clean, prompts),
+        pearson=within_prompt_correlation(scores, clean, prompts),
+        spearman=within_prompt_correlation(scores, clean, prompts, ranks=True),
+    )
+
+
+def _plain(**values: float) -> dict[str, float | None]:
     return {name: value if np.isfinite(value) else None for name, value in values.items()}
 
 
 def pairwise_agreement(
-    win_probs: Sequence[Sequence[float]], truth: NDArray[Any], prompts: NDArray[Any]
+    win_probs: Sequence[Sequence[float]],
+    labels: NDArray[Any],
+    prompts: NDArray[Any],
+    clean: NDArray[Any] | None = None,
 ) -> dict[str, float | None]:
     """The same of a source that compares: accuracy and calibration of its own probabilities.
 
@@ -36,17 +52,26 @@ def pairwise_agreement(
     Args:
         win_probs: per row, P(it beats row j) for the rows j of its prompt in their order.
     """
-    gaps = [np.empty(0)]
-    rates = np.empty(len(prompts))
+    clean = labels if clean is None else clean
+    rates = np.array([np.mean(line) for line in win_probs])
+    of_labels, of_clean = (_win_gaps(win_probs, truth, prompts) for truth in (labels, clean))
+    return agreement(rates, labels, prompts, clean) | _plain(
+        accuracy=_accuracy(of_labels),
+        calibration_error=_calibration(of_labels),
+        accuracy_clean=_accuracy(of_clean),
+    )
+
+
+def _win_gaps(
+    win_probs: Sequence[Sequence[float]], truth: NDArray[Any], prompts: NDArray[Any]
+) -> NDArray[np.float64]:
+    """log P/(1 - P) of the better response, for every untied within-prompt pair."""
+    found = [np.empty(0)]
     for rows in rows_by_prompt(prompts):
         wins = np.clip([win_probs[row] for row in rows], 1e-12, 1 - 1e-12)
-        rates[rows] = wins.mean(axis=1)
         order = np.sign(truth[rows][:, None] - truth[rows][None, :])
-        gaps.append((np.log(wins / (1 - wins)) * order)[np.triu(order != 0, 1)])
-    found = agreement(rates, truth, prompts)
-    every = np.concatenate(gaps)
-    values = {"accuracy": _accuracy(every), "calibration_error": _calibration(every)}
-    return found | {k: value if np.isfinite(value) else None for k, value in values.items()}
+        found.append((np.log(wins / (1 - wins)) * order)[np.triu(order != 0, 1)])
+    return np.concatenate(found)
 
 
 def pair_accuracy(scores: NDArray[Any], truth: NDArray[Any], prompts: NDArray[Any]) -> float:

@@ -13,6 +13,7 @@ from ablate.models.fit import Fitter
 from ablate.models.loading import context_length, load_model
 from ablate.models.tokenizer import load_tokenizer
 from ablate.stages.context import Report
+from ablate.store.files import read_json
 from ablate.store.tables import read_table
 
 MODEL = "model"
@@ -21,6 +22,7 @@ LABELS = "labels.parquet"
 SCORES = "scores.parquet"
 REF_LOGPS = "ref_logps.parquet"
 STEPS = "train.parquet"
+CURVE = "curve.parquet"
 ANSWERS = "answers.parquet"
 RESULT = "result.json"
 
@@ -43,6 +45,20 @@ def open_fitter(params: dict[str, Any], model: Any, tokenizer: Any) -> Fitter:
     return Fitter(tokenizer, own, context_length(model))
 
 
+def model_of(inputs: dict[str, Path], role: str) -> Path:
+    """The model folder of an input: SFT's only model, or a trained policy's chosen checkpoint.
+
+    The input `<role>_select` has chosen it where there is one; else it is the last.
+    """
+    folder = inputs[role]
+    if (folder / MODEL).is_dir():
+        return folder / MODEL
+    select = inputs.get(f"{role}_select")
+    if select is not None:
+        return folder / f"step-{read_json(select / RESULT)['step']}"
+    return folder / f"step-{read_json(folder / RESULT)['last']}"
+
+
 def read_pool(folder: Path) -> pd.DataFrame:
     """The pool: prompt_id, prompt, prompt_ids, index, response, response_ids, finished.
 
@@ -63,6 +79,14 @@ def joined(pool: pd.DataFrame, table: pd.DataFrame, columns: list[str]) -> pd.Da
     if merged[columns].isna().any(axis=None):
         raise ValueError(f"{columns} are missing for some responses of the pool")
     return merged
+
+
+def labelled(pool: pd.DataFrame, labels: Path) -> pd.DataFrame:
+    """The pool with `label` and `clean`, the score behind it (the same without a label model)."""
+    table = read_table(labels / LABELS)
+    if "clean" not in table:
+        table = table.assign(clean=table["label"])
+    return joined(pool, table, ["label", "clean"])
 
 
 def within(report: Report, first: float, last: float) -> Report:

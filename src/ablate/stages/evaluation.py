@@ -1,7 +1,7 @@
 """Stage `evaluation`: the policy's answers, judged and compared with SFT and reference."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,7 +129,15 @@ def beside(answers: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
 def training_reward(
     context: Context, answers: pd.DataFrame, splits: Sequence[str]
 ) -> np.ndarray | None:
-    """What the training reward says of the answers, on the scale that training used.
+    """What the training reward says of the answers, see `training_reward_of`."""
+    reward = training_reward_of(context, splits)
+    return None if reward is None else reward(answers)
+
+
+def training_reward_of(
+    context: Context, splits: Sequence[str]
+) -> Callable[[pd.DataFrame], np.ndarray] | None:
+    """What the training reward says of judged answers, on the scale that training used.
 
     None where training saw only an order, comparisons with the prompt's other responses, or scores
     that came with the data: these say nothing of an answer alone. For `reward=gold` by the judge
@@ -139,7 +147,13 @@ def training_reward(
     if params["kind"] in ("labels", "pairwise", "gpm") or params.get("scores_from") == "data":
         return None
     reward = open_reward(context, splits)
-    if params["kind"] == "gold":
-        assert reward.normalizer is not None
-        return reward.normalizer.alone(answers["judge_score"].to_numpy())
-    return reward.alone(answers_of(answers)).reward
+
+    def alone(answers: pd.DataFrame) -> np.ndarray:
+        if params["kind"] == "gold":
+            assert reward.normalizer is not None
+            return reward.normalizer.alone(answers["judge_score"].to_numpy())
+        values = reward.alone(answers_of(answers)).reward
+        assert values is not None
+        return values
+
+    return alone

@@ -7,8 +7,8 @@ from ablate.config.dataset import WorldConfig
 from ablate.config.run import RunConfig
 from ablate.datasets import open_dataset
 from ablate.stages.external import classifier_content, model_content
-from ablate.stages.fingerprints import objective_content
-from ablate.stages.reward_plan import PlannedReward, learnt, plan_reward
+from ablate.stages.reward_plan import PlannedReward, learnt
+from ablate.stages.rounds import Rounds
 from ablate.stages.stage import Stage
 from ablate.store.layout import Layout
 
@@ -31,10 +31,10 @@ class RunPlan:
 
 def plan(run: RunConfig, layout: Layout) -> RunPlan:
     """The stages of a run. Reads local files and model folders to identify their content."""
-    return RunPlan(run, _Planner(run, layout).evaluation())
+    return RunPlan(run, Planner(run, layout).evaluation())
 
 
-class _Planner:
+class Planner:
     """Builds the graph of one run from its last stage backwards."""
 
     def __init__(self, run: RunConfig, layout: Layout) -> None:
@@ -76,24 +76,42 @@ class _Planner:
             params |= self.lengths()
         return self.stage("sft", params, {}, role)
 
-    def pool(self, split: str, policy: Stage, seed: int, limit: int | None = None) -> Stage:
+    def pool(
+        self,
+        split: str,
+        policy: Stage,
+        seed: int,
+        limit: int | None = None,
+        *,
+        role: str = "",
+        given: bool = True,
+        more: dict[str, Any] | None = None,
+        select: Stage | None = None,
+    ) -> Stage:
+        """N responses per prompt: those of the dataset where `given` and it has any, else drawn.
+
+        `more` are further parameters; `select` chooses among the policy's checkpoints.
+        """
         params: dict[str, Any] = {"split": split, "prompts": self.dataset.identity(split)}
         if limit is not None and limit < self.dataset.num_prompts(split):
             params["limit"] = limit
-        if not self.dataset.has_responses:
+        if not (given and self.dataset.has_responses):
             params |= {"pool": self.run.dataset.pool.identity(), "seed": seed}
         params |= self.lengths()
-        return self.stage("pool", params, {"policy": policy}, split)
+        chosen = {} if select is None else {"policy_select": select}
+        return self.stage(
+            "pool", params | (more or {}), {"policy": policy, **chosen}, role or split
+        )
 
-    def labels(self, split: str, pool: Stage) -> Stage:
+    def labels(self, split: str, pool: Stage, role: str = "", *, given: bool = True) -> Stage:
         params: dict[str, Any]
-        if self.dataset.has_responses:
+        if given and self.dataset.has_responses:
             params = {"source": "given", "prompts": self.dataset.identity(split), "split": split}
             params |= self.label_model(split)
-            return self.stage("labels", params, {"pool": pool}, split)
+            return self.stage("labels", params, {"pool": pool}, role or split)
         params = {"source": "judge", "judge": self.judge_content(), "split": split}
         params |= self.label_model(split)
-        return self.stage("labels", params, {"pool": pool, **self.judge_inputs()}, split)
+        return self.stage("labels", params, {"pool": pool, **self.judge_inputs()}, role or split)
 
     def label_model(self, split: str) -> dict[str, Any]:
         """What makes labels differ from clean scores; the judge's own labels stay clean."""
@@ -130,61 +148,40 @@ class _Planner:
         return {"judge": learnt(self, judge.training, "judge", inputs, policy, 0)}
 
     def evaluation(self) -> Stage:
-        run, seed = self.run, self.run.seed.value
         sft = self.sft(self.upstream)
-        pool = self.pool("train", sft, self.upstream)
-        labels = self.labels("train", pool)
-        reward = plan_reward(self, run.reward, sft)
-        scores = self.stage(
-            "scores",
-            {"reward": reward.params},
-            {"pool": pool, "labels": labels, **reward.inputs},
-        )
-        ref_logps = self.stage("ref_logps", {}, {"pool": pool, "reference": sft})
-        training = run.training.identity()
-        select_checkpoint = training.pop("select_checkpoint")
-        select_by = training.pop("select_by")
-        training.pop("name")
-        lora = run.base_model.lora
-        policy = self.stage(
-            "policy",
-            {
-                "objective": objective_content(run.objective, self.layout),
-                "num_responses": run.num_responses.identity(),
-                "training": training,
-                "lora": None if lora is None else lora.identity(),
-                "collection": run.collection.kind,
-                "seed": seed,
-            },
-            {"init": sft, "pool": pool, "scores": scores, "ref_logps": ref_logps},
-        )
+        rounds = Rounds(self, sft)
+        trained = rounds.plan()
         judge = self.judge_inputs()
         answering = self.answering(self.splits())
         inputs = {
-            "policy": policy,
+            "policy": trained.last.policy,
             "reference": sft,
             "baseline": self.stage("answers", answering, {"policy": sft, **judge}),
-            "scores": scores,
-            **reward.inputs,
+            "scores": trained.scores,
+            **rounds.reward.inputs,
             **judge,
         }
-        if select_checkpoint == "valid":
-            inputs["select"] = self.select(select_by, policy, scores, reward)
-        return self.stage("evaluation", {**answering, "reward": reward.params}, inputs)
+        if trained.last.select is not None:
+            inputs["select"] = trained.last.select
+        params = {**answering, "reward": rounds.reward.params}
+        return self.stage("evaluation", params, inputs)
 
-    def select(self, by: str, policy: Stage, scores: Stage, reward: PlannedReward) -> Stage:
+    def select(self, policy: Stage, scores: Stage, reward: PlannedReward, role: str = "") -> Stage:
         """The choice among a policy's checkpoints on the valid prompts."""
         params, inputs = self.answering(["valid"]), {"policy": policy, **self.judge_inputs()}
-        if by == "training_reward":
+        if self.run.training.select_by == "training_reward":
             params["reward"] = reward.params
             inputs |= {"scores": scores, **reward.inputs}
-        return self.stage("select", params, inputs)
+        return self.stage("select", params, inputs, role)
 
     def splits(self) -> list[str]:
         return [split for split in ("valid", "test", "ood") if self.dataset.num_prompts(split)]
 
-    def answering(self, splits: list[str]) -> dict[str, Any]:
-        """Parameters of a stage that answers held-out prompts and has the answers judged."""
+    def answering(self, splits: list[str], most: int | None = None) -> dict[str, Any]:
+        """Parameters of a stage that answers held-out prompts and has the answers judged.
+
+        `most` prompts of each split at most, for a look in passing.
+        """
         evaluation = self.run.evaluation
         sizes = {
             "valid": evaluation.num_valid,
@@ -196,7 +193,7 @@ class _Planner:
                 # no more than there are: asking for more is the same evaluation
                 split: {
                     "prompts": self.dataset.identity(split),
-                    "num": min(sizes[split], self.dataset.num_prompts(split)),
+                    "num": min(most or sizes[split], self.dataset.num_prompts(split)),
                 }
                 for split in splits
             },

@@ -1,20 +1,21 @@
-"""Stage `pool`: N responses per prompt, sampled from the SFT policy or given with the dataset."""
+"""Stage `pool`: N responses per prompt, sampled from a policy or given with the dataset."""
 
 import time
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ablate.config.dataset import Pool
 from ablate.datasets import GivenResponse, PreferenceDataset, Prompt, open_dataset
 from ablate.datasets.chat import Conversation, why_better
 from ablate.errors import DataError
-from ablate.evaluation.answers import add_messages
+from ablate.evaluation.answers import add_messages, fitting, shortened
 from ablate.models.fit import Fitter
 from ablate.models.loading import check_lengths, context_length
 from ablate.models.tokenizer import decode_response, encode_prompt
 from ablate.sampling.sample import sample_responses
-from ablate.stages.common import MODEL, POOL, RESULT, load_policy, open_fitter
+from ablate.stages.common import POOL, RESULT, load_policy, model_of, open_fitter
 from ablate.stages.context import Context
 from ablate.store.files import write_json
 from ablate.store.tables import write_table
@@ -41,15 +42,18 @@ def run(context: Context) -> None:
     the rationale answers. result.json tells what was left out.
     """
     started = time.monotonic()
-    model, tokenizer = load_policy(context.inputs["policy"] / MODEL, context.run)
+    model, tokenizer = load_policy(model_of(context.inputs, "policy"), context.run)
     dataset = open_dataset(context.run.dataset)
     split = context.params["split"]
     prompts = dataset.prompts(split, context.params.get("limit"))
+    prompts = part_of(prompts, context.params.get("part"))
     fitter = open_fitter(context.params, model, tokenizer)
-    make = _given if dataset.has_responses else _sampled
-    frame = make(context, dataset, prompts, model, tokenizer, fitter)
-    add_messages(frame, prompts)
-    frame = _with_side_texts(frame, dataset, split, fitter)
+    if "pool" in context.params:
+        frame, used = _sampled(context, prompts, model, tokenizer, fitter)
+    else:
+        frame, used = _given(dataset, split, prompts, fitter)
+        frame = _with_side_texts(frame, dataset, split, fitter)
+    add_messages(frame, used)
     write_table(frame, context.out / POOL)
     seconds = time.monotonic() - started
     write_json(
@@ -66,38 +70,39 @@ def run(context: Context) -> None:
 
 
 def _given(
-    context: Context,
-    dataset: PreferenceDataset,
-    prompts: list[Prompt],
-    model: Any,
-    tokenizer: Any,
-    fitter: Fitter,
-) -> pd.DataFrame:
-    """The responses that come with the dataset; groups of which one fits are left out."""
+    dataset: PreferenceDataset, split: str, prompts: list[Prompt], fitter: Fitter
+) -> tuple[pd.DataFrame, list[Prompt]]:
+    """The responses that come with the dataset, and the prompts as they are used.
+
+    Groups of which only one response fits are left out.
+    """
     texts: dict[str, list[GivenResponse]] = {}
-    for item in dataset.responses(context.params["split"]):
+    for item in dataset.responses(split):
         texts.setdefault(item.prompt_id, []).append(item)
     rows: list[Row] = []
+    used = []
     for prompt in prompts:
-        fitted = fitter.group(prompt.conversation, [item.text for item in texts[prompt.id]])
+        given = texts[prompt.id]
+        fitted = fitter.group(prompt.conversation, [item.text for item in given])
         if fitted is None:
             continue
-        pairs = zip(texts[prompt.id], fitted.responses, strict=True)
-        group = [
+        prompt = shortened(prompt, fitted.conversation)
+        group: list[Row] = [
             (prompt.id, prompt.text, fitted.prompt_ids, item.index, item.text, *encoded)
-            for item, encoded in pairs
+            for item, encoded in zip(given, fitted.responses, strict=True)
             if encoded is not None
         ]
         if len(group) < 2:
             fitter.counts["prompts left with one response, left out"] += 1
             continue
         rows += group
+        used.append(prompt)
     if not rows:
         raise DataError(
-            f"no group of the split '{context.params['split']}' fits into the model's context; "
+            f"no group of the split '{split}' fits into the model's context; "
             "raise dataset.lengths.max_tokens or take a model with a longer context"
         )
-    return _frame(rows)
+    return _frame(rows), used
 
 
 def _with_side_texts(
@@ -145,17 +150,14 @@ def _with_ids(
 
 
 def _sampled(
-    context: Context,
-    dataset: PreferenceDataset,
-    prompts: list[Prompt],
-    model: Any,
-    tokenizer: Any,
-    fitter: Fitter,
-) -> pd.DataFrame:
-    """N responses per prompt from the SFT policy."""
+    context: Context, prompts: list[Prompt], model: Any, tokenizer: Any, fitter: Fitter
+) -> tuple[pd.DataFrame, list[Prompt]]:
+    """N responses per prompt from a policy, and the prompts as they are used."""
     pool = Pool.model_validate(context.params["pool"])
-    ids = {prompt.id: encode_prompt(tokenizer, prompt.conversation) for prompt in prompts}
     room = pool.sampling.max_new_tokens
+    if "lengths" in context.params:
+        prompts = fitting(prompts, fitter, room)
+    ids = {prompt.id: encode_prompt(tokenizer, prompt.conversation) for prompt in prompts}
     check_lengths(
         (len(prompt) + room for prompt in ids.values()),
         context_length(model),
@@ -172,7 +174,7 @@ def _sampled(
         report=context.report,
     )
     texts = {prompt.id: prompt.text for prompt in prompts}
-    return _frame(
+    frame = _frame(
         [
             (
                 item.prompt_id,
@@ -186,6 +188,20 @@ def _sampled(
             for item in sampled
         ]
     )
+    return frame, prompts
+
+
+def part_of(prompts: list[Prompt], part: dict[str, Any] | None) -> list[Prompt]:
+    """The prompts of one round: those from `first` up to `last`, and `old` of those before.
+
+    The old ones depend on the round's number and the prompts before it alone, without a seed;
+    None takes all prompts.
+    """
+    if part is None:
+        return prompts
+    draw = np.random.Generator(np.random.Philox(key=[0x01D, part["round"]]))
+    old = sorted(draw.choice(part["first"], part["old"], replace=False)) if part["old"] else []
+    return prompts[part["first"] : part["last"]] + [prompts[place] for place in old]
 
 
 def _frame(rows: list[Row]) -> pd.DataFrame:

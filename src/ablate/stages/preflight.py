@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ablate.config.collection import round_prompts
 from ablate.config.dataset import DatasetConfig, GivenConfig
 from ablate.config.reward import GoldReward, training_of, walk
 from ablate.config.run import RunConfig
@@ -29,7 +30,9 @@ def check_data(run: RunConfig) -> list[str]:
     dataset = _open(run.dataset)
     notes = [f"{what}: {count:,}" for what, count in dataset.cleaning().items()]
     if isinstance(run.dataset, GivenConfig):
-        notes += _check_counts(run, dataset)
+        fresh = run.collection.fresh
+        if not fresh:
+            notes += _check_counts(run, dataset)
         _check_labels(run, dataset)
         of_data = [
             source
@@ -44,7 +47,7 @@ def check_data(run: RunConfig) -> list[str]:
         _check_side_texts(run, dataset)
     _check_context(run, dataset)
     wanted = ["train", "test"]
-    if run.training.select_checkpoint == "valid":
+    if run.training.select_checkpoint == "valid" or run.collection.curve_every is not None:
         wanted.append("valid")
     for split in wanted:
         if not dataset.num_prompts(split):
@@ -54,6 +57,12 @@ def check_data(run: RunConfig) -> list[str]:
             raise DataError(
                 f"dataset={run.dataset.name} has no prompts in the split '{split}'{share}"
             )
+    rounds = round_prompts(run.collection, dataset.num_prompts("train"))
+    if min(last - first + old for first, last, old in rounds) < 1:
+        raise DataError(
+            f"collection.round_prompts={run.collection.round_prompts} of "
+            f"{dataset.num_prompts('train')} train prompts leaves a round without any"
+        )
     return notes
 
 
@@ -75,7 +84,7 @@ def _check_side_texts(run: RunConfig, dataset: PreferenceDataset) -> None:
 
 def _check_labels(run: RunConfig, dataset: PreferenceDataset) -> None:
     """Learnt rewards and judges need comparisons, beside those held out to measure them."""
-    needed = {"train": 1}
+    needed = {} if run.collection.fresh else {"train": 1}
     if any(training_of(source) is not None for source in walk(run.reward)):
         needed["reward"] = 2
     if run.judge.kind == "preference":
@@ -96,7 +105,10 @@ def _check_labels(run: RunConfig, dataset: PreferenceDataset) -> None:
 def _check_context(run: RunConfig, dataset: PreferenceDataset) -> None:
     """Compares the longest sequences with the model's context, before any stage starts."""
     policy = run.dataset.lengths if isinstance(run.dataset, GivenConfig) else None
-    if policy is not None and policy.over_long != "error":
+    # what is answered while the policy trains is not cut or left out
+    collection = run.collection
+    during = collection.refresh_every is not None or collection.curve_every is not None
+    if policy is not None and policy.over_long != "error" and not during:
         return
     of_prompt, of_response, limit = _token_counters(run, dataset)
     limits = [limit] if policy is None else [limit, policy.max_tokens]
@@ -108,8 +120,9 @@ def _check_context(run: RunConfig, dataset: PreferenceDataset) -> None:
     prompts = [prompt for split in SPLITS for prompt in dataset.prompts(split, limit=some)]
     longest = max((of_prompt(p.conversation) for p in _longest(prompts, _size)), default=0)
     room = run.evaluation.sampling.max_new_tokens
-    if not dataset.has_responses:
-        room = max(room, run.dataset.pool.sampling.max_new_tokens)
+    if not dataset.has_responses or run.collection.fresh:
+        own = run.collection.sampling or run.dataset.pool.sampling
+        room = max(room, own.max_new_tokens, run.dataset.pool.sampling.max_new_tokens)
     _refuse_long(longest + room, limit, f"the longest prompt with {room} new tokens")
     if dataset.has_responses:
         by_id = {prompt.id: prompt for prompt in prompts}

@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 from ablate.errors import DataError
-from ablate.stages.common import LABELS, as_lists, grouped, joined, read_pool
+from ablate.stages.common import as_lists, grouped, labelled, read_pool
 from ablate.stages.reward_plan import held_out
-from ablate.store.tables import read_table
 
 #: a prompt's id with its responses and their labels
 LabelledPrompt = tuple[str, pd.DataFrame]
@@ -46,8 +45,8 @@ def labelled_prompts(
     for kind in KINDS:
         if f"pool_{kind}" not in inputs:
             continue
-        labels = read_table(inputs[f"labels_{kind}"] / LABELS)
-        groups = grouped(joined(read_pool(inputs[f"pool_{kind}"]), labels, ["label"]))
+        pool = read_pool(inputs[f"pool_{kind}"])
+        groups = grouped(labelled(pool, inputs[f"labels_{kind}"]))
         used = prompts in (kind, "mix")
         kept = held_out(len(groups)) if used else len(groups)
         measuring[kind] = pd.concat([rows for _, rows in groups[:kept]], ignore_index=True)

@@ -42,8 +42,9 @@ def run(context: Context) -> None:
 
     result.json tells which labels the source saw and, for held-out prompts of the kind it was
     trained on and for prompts of the other kind (`held_out`: id, ood), how well it agrees with
-    the labels: accuracy over untied pairs, expected calibration error of P(win), and the mean
-    within-prompt correlations of Pearson and Spearman (`rewards.agreement`).
+    the labels and with the scores behind them: accuracy over untied pairs, expected calibration
+    error of P(win), mean within-prompt correlations of Pearson and Spearman
+    (`rewards.agreement`).
     """
     started = time.monotonic()
     params = context.params
@@ -73,12 +74,12 @@ def run(context: Context) -> None:
 
 def _measured(model: Learnt, rows: pd.DataFrame) -> dict[str, Any]:
     """Agreement with the labels of some prompts."""
-    labels, prompts = rows["label"].to_numpy(), rows["prompt_id"].to_numpy()
+    truth = [rows[name].to_numpy() for name in ("label", "prompt_id", "clean")]
     answers = answers_of(rows)
     if isinstance(model, GeneralPreference):
-        found = pairwise_agreement(model.compare(answers), labels, prompts)
+        found = pairwise_agreement(model.compare(answers), *truth)
     else:
-        found = agreement(model.score(answers), labels, prompts)
+        found = agreement(model.score(answers), *truth)
     return {"num_prompts": int(rows["prompt_id"].nunique()), **found}
 
 

@@ -104,7 +104,7 @@ class _Opening:
     ) -> Scorer:
         kind = params["kind"]
         if kind == "labels":
-            return KnownScores(self._known(), self._annotator())
+            return KnownScores(self._known("label"), self._annotator())
         if kind == "gold":
             from_data = params["scores_from"] == "data"
             return KnownScores(self._known("clean"), None) if from_data else self._judge()
@@ -137,16 +137,20 @@ class _Opening:
         return open_judge(self.run, dataset, self.splits, model and model / MODEL)
 
     def _annotator(self) -> Scorer | None:
-        """Who orders answers that are new: the judge, unless the labels came with the data."""
-        return None if open_dataset(self.run.dataset).has_responses else self._judge()
+        """Who orders answers that are new: the judge, unless nobody but the data has a say."""
+        if open_dataset(self.run.dataset).has_responses and not self.run.collection.fresh:
+            return None
+        if self.run.judge.kind == "preference" and "judge" not in self.inputs:
+            return None
+        return self._judge()
 
-    def _known(self, column: str = "label") -> dict[tuple[str, int], float]:
-        """Labels of the stored pool by prompt and place, or what is `clean` of a label model."""
+    def _known(self, column: str) -> dict[tuple[str, int], float]:
+        """Labels of the stored pool, or the clean scores behind them, by prompt and place."""
         if "labels" not in self.inputs:
             return {}
         table: pd.DataFrame = read_table(self.inputs["labels"] / LABELS)
-        keys = zip(table["prompt_id"], table["index"], strict=True)
         values = table[column if column in table else "label"]
+        keys = zip(table["prompt_id"], table["index"], strict=True)
         return {(str(k), int(i)): float(v) for (k, i), v in zip(keys, values, strict=True)}
 
     def _references(self) -> dict[str, str]:

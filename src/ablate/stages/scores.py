@@ -8,11 +8,11 @@ import pandas as pd
 from ablate.evaluation.answers import answers_of
 from ablate.rewards.agreement import agreement
 from ablate.rewards.table import RewardTable, TrainingReward
-from ablate.stages.common import LABELS, RESULT, SCORES, joined, read_pool
+from ablate.stages.common import RESULT, SCORES, labelled, read_pool
 from ablate.stages.context import Context
 from ablate.stages.reward_source import open_reward
 from ablate.store.files import read_json, write_json
-from ablate.store.tables import read_table, write_table
+from ablate.store.tables import write_table
 
 #: the split whose prompts the policy trains on
 SPLIT = "train"
@@ -24,21 +24,21 @@ def run(context: Context) -> None:
     scores.parquet: prompt_id, index, raw (as the source says it), and the columns of a
     `RewardTable`: rank, and where the source gives them reward (normalised), extra_rewards and
     win_probs. result.json: the fitted numbers that normalise rewards of any answers (`fitted`),
-    how well the source agrees with the labels of this pool, and what its learnt parts say of
-    themselves (`learnt`).
+    how well the source agrees with the labels of this pool (`agreement`), and what its learnt
+    parts say of themselves (`learnt`).
     """
     pool = read_pool(context.inputs["pool"])
-    labelled = joined(pool, read_table(context.inputs["labels"] / LABELS), ["label"])
+    rows = labelled(pool, context.inputs["labels"])
     reward = open_reward(context, [SPLIT], fitted=False)
-    found = reward.fit(answers_of(labelled))
-    table = labelled[["prompt_id", "index"]].copy()
+    found = reward.fit(answers_of(rows))
+    table = rows[["prompt_id", "index"]].copy()
     table["raw"] = reward.raw
     write_table(pd.concat([table, found.columns()], axis=1), context.out / SCORES)
-    label, prompts = labelled["label"].to_numpy(), labelled["prompt_id"].to_numpy()
+    label, prompts = rows["label"].to_numpy(), rows["prompt_id"].to_numpy()
     raw = table["raw"].to_numpy()
     varied = float(np.std(raw)) > 0 and float(np.std(label)) > 0
     fitted = reward.state()
-    agreed = agreement(raw, label, prompts)
+    agreed = agreement(raw, label, prompts, rows["clean"].to_numpy())
     write_json(
         context.out / RESULT,
         {
@@ -47,8 +47,7 @@ def run(context: Context) -> None:
             "fitted": fitted,
             "pair_accuracy": agreed["accuracy"],
             "correlation": float(np.corrcoef(raw, label)[0, 1]) if varied else None,
-            "pearson_within_prompt": agreed["pearson"],
-            "spearman_within_prompt": agreed["spearman"],
+            "agreement": agreed,
             "disagreement": disagreement(reward, found),
             "learnt": {
                 name: read_json(folder / RESULT)

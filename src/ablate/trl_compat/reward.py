@@ -32,14 +32,20 @@ class TokenRewardTrainer(PositionsTrainer, RewardTrainer):
     ) -> None:
         check_version()
         self.preference_tau = preference_tau
-        super().__init__(
-            model=model,
-            args=RewardConfig(**arguments, max_length=None),
-            data_collator=collator,
-            train_dataset=self.positions(num_positions),
-            processing_class=tokenizer,
-            callbacks=callbacks,
-        )
+        outputs = model.config.num_labels
+        # TRL takes classifiers with one output only, and looks for no more than this number
+        model.config.num_labels = 1
+        try:
+            super().__init__(
+                model=model,
+                args=RewardConfig(**arguments, max_length=None),
+                data_collator=collator,
+                train_dataset=self.positions(num_positions),
+                processing_class=tokenizer,
+                callbacks=callbacks,
+            )
+        finally:
+            model.config.num_labels = outputs
         silence(self)
 
     def _prepare_dataset(

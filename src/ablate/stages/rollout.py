@@ -1,0 +1,162 @@
+"""Fresh groups of a stage: responses drawn from the policy in training, rewarded and selected."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ablate.config.dataset import Sampling
+from ablate.datasets import Prompt, open_dataset
+from ablate.models.tokenizer import decode_response, encode_prompt
+from ablate.rewards.table import Answer, RewardTable
+from ablate.sampling.sample import SampledResponse, sample_responses
+from ablate.sampling.select import select_indices
+from ablate.stages.context import Context
+from ablate.stages.pool import SAMPLE_BATCH, part_of
+from ablate.stages.reward_source import open_reward
+from ablate.training.groups import Group
+from ablate.training.online import FreshGroups, Visit
+
+#: the random others of `select=paper` depend on the prompt and the pool alone: every objective,
+#: K and seed of the policy chooses from the same order
+SELECTION_SEED = 0
+
+#: rewards of fresh answers; those to one prompt are compared with each other
+Score = Callable[[Sequence[Answer]], RewardTable]
+
+
+class PolicyRollout:
+    """Draws responses with noise keyed by (seed, prompt, visit, response, token).
+
+    Args:
+        num_samples: responses drawn per visit, of which `num_responses` picks K.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Prompt],
+        score: Score,
+        *,
+        num_responses: dict[str, Any],
+        num_samples: int,
+        sampling: Sampling,
+        seed: int,
+    ) -> None:
+        self.tokenizer, self.prompts, self.score = tokenizer, prompts, score
+        self.num_responses, self.num_samples = num_responses, num_samples
+        self.sampling, self.seed = sampling, seed
+        self.prompt_ids = [encode_prompt(tokenizer, prompt.conversation) for prompt in prompts]
+
+    def groups(self, policy: PreTrainedModel, visits: Sequence[Visit]) -> list[Group]:
+        """A group of K rewarded responses per visit."""
+        drawn = self.draw(policy, visits, self.num_samples)
+        rewards = self.rewards(visits, drawn)
+        made = []
+        for visit, responses, rows in zip(visits, drawn, rewards, strict=True):
+            name = self.prompts[visit.prompt].id
+            k = min(self.num_responses["k"], len(responses))
+            how = self.num_responses["select"]
+            picked = select_indices(rows["rank"].to_numpy(), k, how, (SELECTION_SEED, name))
+            made.append(
+                Group(
+                    prompt_id=name,
+                    prompt_ids=self.prompt_ids[visit.prompt],
+                    response_ids=[responses[place].ids for place in picked],
+                    pool_index=[responses[place].index for place in picked],
+                    **reward_fields(rows.iloc[picked], picked),
+                )
+            )
+        return made
+
+    def single(self, model: PreTrainedModel, visits: Sequence[Visit]) -> list[list[int]]:
+        """One more response per visit, after those of the group in the noise's order."""
+        drawn = self.draw(model, visits, 1, first_index=self.num_samples)
+        return [responses[0].ids for responses in drawn]
+
+    def draw(
+        self, model: PreTrainedModel, visits: Sequence[Visit], count: int, first_index: int = 0
+    ) -> list[list[SampledResponse]]:
+        """`count` responses per visit."""
+        # a prompt that comes again is answered anew
+        keyed = [
+            (f"{self.prompts[visit.prompt].id}|{visit.number}", self.prompt_ids[visit.prompt])
+            for visit in visits
+        ]
+        found = sample_responses(
+            model,
+            self.tokenizer,
+            keyed,
+            count,
+            sampling=self.sampling,
+            seed=self.seed,
+            batch_size=SAMPLE_BATCH,
+            first_index=first_index,
+        )
+        return [found[start : start + count] for start in range(0, len(found), count)]
+
+    def rewards(
+        self, visits: Sequence[Visit], drawn: Sequence[Sequence[SampledResponse]]
+    ) -> list[pd.DataFrame]:
+        """The training rewards of fresh responses: the one place where they are made.
+
+        Returns:
+            the columns of a `RewardTable` by visit, a row per response.
+        """
+        tables: dict[int, pd.DataFrame] = {}
+        # a prompt that comes twice is compared with its own visit's responses only
+        for number in sorted({visit.number for visit in visits}):
+            places = [place for place, visit in enumerate(visits) if visit.number == number]
+            answers = [
+                self._answer(visits[place], response)
+                for place in places
+                for response in drawn[place]
+            ]
+            columns = self.score(answers).columns()
+            start = 0
+            for place in places:
+                tables[place] = columns.iloc[start : start + len(drawn[place])]
+                start += len(drawn[place])
+        return [tables[place] for place in range(len(visits))]
+
+    def _answer(self, visit: Visit, response: SampledResponse) -> Answer:
+        prompt = self.prompts[visit.prompt]
+        text = decode_response(self.tokenizer, response.ids)
+        ids = self.prompt_ids[visit.prompt]
+        messages = None if prompt.messages is None else list(prompt.messages)
+        return Answer(prompt.id, prompt.text, ids, text, response.ids, messages=messages)
+
+
+def reward_fields(rows: pd.DataFrame, picked: list[int]) -> dict[str, Any]:
+    """What the training reward says of a group, by the names of `Group`.
+
+    Args:
+        rows: the columns of a `RewardTable` for the K responses of one prompt.
+        picked: their places among the responses that were compared with each other.
+    """
+    if "reward" not in rows:
+        values: dict[str, Any] = {"ranks": rows["rank"].tolist()}
+    else:
+        values = {"rewards": rows["reward"].tolist()}
+    if "extra_rewards" in rows:
+        values["extra_rewards"] = [list(map(float, extra)) for extra in rows["extra_rewards"]]
+    if "win_probs" in rows:
+        values["win_probs"] = [[float(line[j]) for j in picked] for line in rows["win_probs"]]
+    return values
+
+
+def fresh_groups(context: Context, tokenizer: PreTrainedTokenizerBase) -> FreshGroups:
+    """The source of groups of an online policy stage."""
+    drawing, chosen = context.params["collection"], context.params["num_responses"]
+    prompts = part_of(open_dataset(context.run.dataset).prompts("train"), drawing["part"])
+    rollout = PolicyRollout(
+        tokenizer,
+        prompts,
+        open_reward(context, ["train"]).score,
+        num_responses=chosen,
+        num_samples=drawing["num_samples"] or chosen["k"],
+        sampling=Sampling.model_validate(drawing["sampling"]),
+        seed=context.params["seed"],
+    )
+    return FreshGroups(len(prompts), drawing["refresh_every"], rollout)
