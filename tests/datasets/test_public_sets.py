@@ -228,10 +228,14 @@ def test_a_snapshot_in_the_hub_cache_is_used_and_named_by_its_commit(
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    dataset = open_dataset(config("helpsteer3", None))
-    assert dataset.origin()["commit"] == commit
-    assert dataset.identity()["content"]["hub"] == "nvidia/HelpSteer3"
-    assert dataset.num_prompts("test") == 8
+    for words in ([], [f"dataset.revision={commit}"]):
+        dataset = open_dataset(config("helpsteer3", None, *words))
+        assert dataset.origin()["commit"] == commit
+        assert dataset.identity()["content"]["hub"] == "nvidia/HelpSteer3"
+        assert dataset.num_prompts("test") == 8
+    other = commit[::-1]
+    with pytest.raises(DataError, match=f"--revision {other} --local-dir"):
+        open_dataset(config("helpsteer3", None, f"dataset.revision={other}"))
 
 
 def test_files_and_settings_that_do_not_fit_are_told(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Files of a public dataset: found in a folder or on the hub, identified, and read row by row."""
 
+import contextlib
 import hashlib
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -129,19 +131,30 @@ def _downloaded(config: PublicConfig) -> Source:
 
     wanted = _patterns(config)
     patterns = sorted({pattern for part in wanted.values() for pattern in part})
-    try:
+
+    def snapshot(here: bool) -> Source:
         folder = Path(
             snapshot_download(
                 config.hub,
                 repo_type="dataset",
                 revision=config.revision,
                 allow_patterns=patterns,
+                local_files_only=here,
             )
         )
+        content = {"hub": config.hub, "commit": folder.name, "files": wanted}
+        return Source(f"{config.hub} at {folder.name[:12]}", content, _in_folder(folder, config))
+
+    if config.revision is not None and re.fullmatch("[0-9a-f]{40}", config.revision):
+        # a commit never changes: what the cache has of it needs no network
+        with contextlib.suppress(LocalEntryNotFoundError, DataError):
+            return snapshot(here=True)
+    # what it would say of every new attempt is in the error that we tell
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        return snapshot(here=False)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise _out_of_reach(config) from error
-    content = {"hub": config.hub, "commit": folder.name, "files": wanted}
-    return Source(f"{config.hub} at {folder.name[:12]}", content, _in_folder(folder, config))
 
 
 def _streamed(config: PublicConfig) -> Source:
