@@ -15,8 +15,9 @@ from ablate.launch.local import RunOutcome, State, default_workers, run_locally
 from ablate.launch.sweep import freeze, prepare
 from ablate.results import load
 from ablate.stages.complete import run_name
-from ablate.stages.preflight import check_data
+from ablate.stages.preflight import check_data, check_judge
 from ablate.stages.tracker import check_tracker
+from ablate.store import records
 from ablate.store.layout import check_writable
 
 
@@ -45,6 +46,9 @@ def sweep_locally(
         raise ConfigError(f"a sweep writes to one results_dir, not to {', '.join(folders)}")
     sweep = prepare(runs)
     plans = list(sweep.plans.values())
+    for planned in plans:
+        if planned.run.force is not False or records.latest(sweep.layout, planned.identity) is None:
+            check_judge(planned.run.judge, planned.run.runtime.device)
     check_writable(sweep.layout, runs[0].runtime.min_free_mb)
     workers = workers or default_workers(plans)
     threads = max(1, (os.cpu_count() or 1) // workers)

@@ -96,6 +96,8 @@ class GivenConfig(Node):
     """What datasets whose responses come with them share: splits, lengths, pool, labels."""
 
     name: str
+    #: who labels the training prompts' responses: the data (`given`) or the judge
+    labelled_by: Literal["given", "judge"] = Field(json_schema_extra={"neutral": "given"})
     #: shares of prompts by split where the rows do not say to which split they belong
     reward_share: float = Field(ge=0, lt=1)
     judge_share: float = Field(ge=0, lt=1)

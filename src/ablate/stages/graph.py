@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ablate.config.dataset import WorldConfig
 from ablate.config.run import RunConfig
 from ablate.datasets import open_dataset
-from ablate.stages.external import classifier_content, model_content
+from ablate.stages.data_params import label_model, lengths
+from ablate.stages.external import model_content
+from ablate.stages.judging import compares_two, judge_content, labelled_by
 from ablate.stages.reward_plan import PlannedReward, learnt
 from ablate.stages.rounds import Rounds
 from ablate.stages.stage import Stage
@@ -56,12 +57,13 @@ class Planner:
             content: Any = model.architecture.identity()
         else:
             content = model_content(model, self.layout)
-        return {
+        params = {
             "kind": model.kind,
             "content": content,
             "context_length": model.context_length,
             "dtype": model.dtype,
         }
+        return params if model.thinking is None else {**params, "thinking": model.thinking}
 
     def sft(self, seed: int, role: str = "") -> Stage:
         params: dict[str, Any] = {
@@ -73,7 +75,9 @@ class Planner:
         }
         if self.run.base_model.sft.steps > 0:
             params["demonstrations"] = self.dataset.identity("sft")
-            params |= self.lengths()
+            params |= lengths(self.run)
+            if self.run.base_model.lora is not None:
+                params["lora"] = self.run.base_model.lora.identity()
         return self.stage("sft", params, {}, role)
 
     def pool(
@@ -97,51 +101,43 @@ class Planner:
             params["limit"] = limit
         if not (given and self.dataset.has_responses):
             params |= {"pool": self.run.dataset.pool.identity(), "seed": seed}
-        params |= self.lengths()
+            params |= self.sampler()
+        params |= lengths(self.run)
         chosen = {} if select is None else {"policy_select": select}
         return self.stage(
             "pool", params | (more or {}), {"policy": policy, **chosen}, role or split
         )
 
+    def sampler(self) -> dict[str, Any]:
+        """What draws responses, where it is not the model's own `generate`: its noise differs."""
+        kind = self.run.sampler.kind
+        return {} if kind == "transformers" else {"sampler": kind}
+
     def labels(self, split: str, pool: Stage, role: str = "", *, given: bool = True) -> Stage:
         params: dict[str, Any]
-        if given and self.dataset.has_responses:
+        if split == "judge" or (given and self.labelled == "given"):
             params = {"source": "given", "prompts": self.dataset.identity(split), "split": split}
-            params |= self.label_model(split)
+            # the judge learns from clean labels
+            params |= {} if split == "judge" else label_model(self.run, self.upstream)
             return self.stage("labels", params, {"pool": pool}, role or split)
         params = {"source": "judge", "judge": self.judge_content(), "split": split}
-        params |= self.label_model(split)
+        params |= label_model(self.run, self.upstream)
         return self.stage("labels", params, {"pool": pool, **self.judge_inputs()}, role or split)
 
-    def label_model(self, split: str) -> dict[str, Any]:
-        """What makes labels differ from clean scores; the judge's own labels stay clean."""
-        labels = self.run.dataset.labels
-        if labels.clean or split == "judge":
-            return {}
-        return {"model": labels.identity(), "seed": self.upstream}
-
-    def lengths(self) -> dict[str, Any]:
-        """The limits of examples, where they are other than the model's context."""
-        dataset = self.run.dataset
-        if isinstance(dataset, WorldConfig) or dataset.lengths.neutral:
-            return {}
-        return {"lengths": dataset.lengths.identity()}
+    @property
+    def labelled(self) -> str:
+        """Who labels responses: `given` with the dataset, or the `judge`."""
+        return labelled_by(self.run)
 
     def judge_content(self) -> dict[str, Any]:
-        judge = self.run.judge
-        if judge.kind == "world":
-            return {"kind": "world", "world": self.dataset.judge_identity()}
-        if judge.kind == "hf":
-            assert judge.path is not None
-            return {"kind": "hf", "content": classifier_content(judge.path, self.layout)}
-        return {"kind": "preference"}
+        """What decides the judge's scores."""
+        return judge_content(self.run, self.dataset, self.layout)
 
     def judge_inputs(self) -> dict[str, Stage]:
         """The reward model that judges, where one must be trained; the same for every seed."""
         judge = self.run.judge
         if judge.kind != "preference":
             return {}
-        assert judge.training is not None
         policy = self.sft(0, "judge")
         pool = self.pool("judge", policy, 0)
         inputs = {"pool_id": pool, "labels_id": self.labels("judge", pool)}
@@ -156,7 +152,7 @@ class Planner:
         inputs = {
             "policy": trained.last.policy,
             "reference": sft,
-            "baseline": self.stage("answers", answering, {"policy": sft, **judge}),
+            "baseline": self.baseline(),
             "scores": trained.scores,
             **rounds.reward.inputs,
             **judge,
@@ -169,10 +165,20 @@ class Planner:
     def select(self, policy: Stage, scores: Stage, reward: PlannedReward, role: str = "") -> Stage:
         """The choice among a policy's checkpoints on the valid prompts."""
         params, inputs = self.answering(["valid"]), {"policy": policy, **self.judge_inputs()}
+        inputs |= self.compared()
         if self.run.training.select_by == "training_reward":
             params["reward"] = reward.params
             inputs |= {"scores": scores, **reward.inputs}
         return self.stage("select", params, inputs, role)
+
+    def compared(self) -> dict[str, Stage]:
+        """What a judge that compares two sets answers beside: those of the SFT policy."""
+        return {"baseline": self.baseline()} if compares_two(self.run) else {}
+
+    def baseline(self) -> Stage:
+        """The SFT policy's answers."""
+        inputs = {"policy": self.sft(self.upstream), **self.judge_inputs()}
+        return self.stage("answers", self.answering(self.splits()), inputs)
 
     def splits(self) -> list[str]:
         return [split for split in ("valid", "test", "ood") if self.dataset.num_prompts(split)]
@@ -201,5 +207,6 @@ class Planner:
             "sampling": evaluation.sampling.identity(),
             "seed": evaluation.seed,
             "judge": self.judge_content(),
-            **self.lengths(),
+            **self.sampler(),
+            **lengths(self.run),
         }

@@ -8,10 +8,10 @@ import pandas as pd
 from ablate.config.dataset import Labels
 from ablate.datasets import PreferenceDataset, label_models, open_dataset
 from ablate.evaluation.answers import answers_of
-from ablate.evaluation.judges import open_judge
 from ablate.rewards.agreement import pair_accuracy
-from ablate.stages.common import LABELS, MODEL, RESULT, joined, read_pool
+from ablate.stages.common import LABELS, RESULT, joined, read_pool
 from ablate.stages.context import Context
+from ablate.stages.judging import judge_of
 from ablate.store.files import write_json
 from ablate.store.tables import write_table
 
@@ -25,6 +25,7 @@ def run(context: Context) -> None:
     """
     dataset = open_dataset(context.run.dataset)
     pool = read_pool(context.inputs["pool"])
+    judging = {}
     if context.params["source"] == "given":
         given = dataset.responses(context.params["split"])
         table = pd.DataFrame(
@@ -36,10 +37,10 @@ def run(context: Context) -> None:
         )
         labels = joined(pool, table, ["label"])[["prompt_id", "index", "label"]]
     else:
-        model = context.inputs.get("judge")
-        judge = open_judge(context.run, dataset, [context.params["split"]], model and model / MODEL)
+        judge = judge_of(context, dataset, [context.params["split"]])
         labels = pool[["prompt_id", "index"]].copy()
         labels["label"] = judge.score(answers_of(pool))
+        judging = {"judging": judge.tally.plain()}
     noise = _apply(context, dataset, pool, labels) if "model" in context.params else {}
     write_table(labels, context.out / LABELS)
     spread = labels.groupby("prompt_id")["label"].std().mean()
@@ -48,6 +49,7 @@ def run(context: Context) -> None:
         {
             "mean": float(labels["label"].mean()),
             "within_prompt_sd": None if pd.isna(spread) else float(spread),
+            **judging,
             **noise,
         },
     )
