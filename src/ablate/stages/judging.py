@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ablate.config.dataset import LocalConfig
+from ablate.config.dataset import GivenConfig
 from ablate.config.judge import HttpJudgeConfig, check_template
 from ablate.config.run import RunConfig
 from ablate.datasets.base import PreferenceDataset
@@ -54,7 +54,7 @@ def compares_two(run: RunConfig) -> bool:
 
 def labelled_by(run: RunConfig) -> Literal["given", "judge"]:
     """Who labels responses: the dataset that they came with, or the judge."""
-    return run.dataset.labelled_by if isinstance(run.dataset, LocalConfig) else "judge"
+    return run.dataset.labelled_by if isinstance(run.dataset, GivenConfig) else "judge"
 
 
 def judge_of(context: Context, dataset: PreferenceDataset, splits: Sequence[str]) -> "Judge":
