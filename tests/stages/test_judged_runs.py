@@ -170,13 +170,7 @@ def test_fresh_responses_and_the_curve_are_judged_by_the_same_judge(
     words = ["collection=online", "collection.curve_every=1", "training.max_steps=2",
              "num_responses=2"]  # fmt: skip
     outcome = run(store, *asked_at(endpoint, level="http_pairwise"), *words)
-    steps = pd.read_parquet(outcome.record.path / "train.parquet")
-    curve = steps["curve/judge_reward"].dropna() if "curve/judge_reward" in steps else None
-    stage = next(s for s in outcome.record.data["stages"] if s["role"] == "policy")
-    folder = store / "stages" / "policy" / stage["id"]
-    if curve is None:
-        (file,) = folder.glob("*curve*")
-        curve = pd.read_parquet(file)["judge_reward"]
+    curve = table(store, outcome, "policy", "curve.parquet")["judge_reward"]
     assert len(curve) > 0
     assert curve.between(0, 1).all()
     # before the first step the policy is the SFT policy, and all are draws
