@@ -56,22 +56,20 @@ def explain(error: ValidationError, root: str = "") -> str:
     return "\n".join(lines)
 
 
-#: where any name may stand, also that of a kind
-#: nodes of a run that are of several kinds: no one types which
-_CHOSEN_BY_KIND = ("dataset", "judge")
-_NAMED = ("members", "terms")
-#: pydantic puts the kind of a reward source into the path of its fields, wherever it is nested
-_KINDS = ("labels", "gold", "explicit", "implicit", "verifier", "length",
-          "format", "ensemble", "pairwise", "gpm", "composite", "vector")  # fmt: skip
+#: fields whose value is of one of several kinds, and fields of such values by name
+_OF_A_KIND = ("dataset", "judge", "reward", "source")
+_OF_KINDS = ("members", "terms")
+#: pydantic puts the kind of such a value into the path of its fields
+_KINDS = ("world", "local", "public", "preference", "hf", "http", "labels", "gold", "explicit",
+          "implicit", "verifier", "length", "format", "ensemble", "pairwise", "gpm", "composite",
+          "vector")  # fmt: skip
 
 
 def _typed(place: Sequence[Any]) -> list[str]:
     """The path of a field as a person types it."""
-    parts = [str(part) for part in place]
-    if parts and parts[0] in _CHOSEN_BY_KIND:
-        return [parts[0], *parts[2:]]
+    parts = ["", "", *(str(part) for part in place)]
     return [
         part
-        for number, part in enumerate(parts)
-        if part not in _KINDS or (number and parts[number - 1] in _NAMED)
+        for before, last, part in zip(parts, parts[1:], parts[2:], strict=False)
+        if part not in _KINDS or not (last in _OF_A_KIND or before in _OF_KINDS)
     ]

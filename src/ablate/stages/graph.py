@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ablate.config.dataset import WorldConfig
 from ablate.config.run import RunConfig
 from ablate.datasets import open_dataset
 from ablate.stages.external import model_content
@@ -64,7 +65,7 @@ class Planner:
         }
 
     def sft(self, seed: int, role: str = "") -> Stage:
-        params = {
+        params: dict[str, Any] = {
             "model": self.base_model(),
             "sft": self.run.base_model.sft.identity(),
             "demonstrations": None,
@@ -73,6 +74,7 @@ class Planner:
         }
         if self.run.base_model.sft.steps > 0:
             params["demonstrations"] = self.dataset.identity("sft")
+            params |= self.lengths()
         return self.stage("sft", params, {}, role)
 
     def pool(
@@ -96,22 +98,40 @@ class Planner:
             params["limit"] = limit
         if not (given and self.dataset.has_responses):
             params |= {"pool": self.run.dataset.pool.identity(), "seed": seed}
+        params |= self.lengths()
         chosen = {} if select is None else {"policy_select": select}
         return self.stage(
             "pool", params | (more or {}), {"policy": policy, **chosen}, role or split
         )
 
     def labels(self, split: str, pool: Stage, role: str = "", *, given: bool = True) -> Stage:
+        params: dict[str, Any]
         if split == "judge" or (given and self.labelled == "given"):
             params = {"source": "given", "prompts": self.dataset.identity(split), "split": split}
+            params |= self.label_model(split)
             return self.stage("labels", params, {"pool": pool}, role or split)
         params = {"source": "judge", "judge": self.judge_content(), "split": split}
+        params |= self.label_model(split)
         return self.stage("labels", params, {"pool": pool, **self.judge_inputs()}, role or split)
 
     @property
     def labelled(self) -> str:
         """Who labels responses: `given` with the dataset, or the `judge`."""
         return labelled_by(self.run)
+
+    def label_model(self, split: str) -> dict[str, Any]:
+        """What makes labels differ from clean scores; the judge's own labels stay clean."""
+        labels = self.run.dataset.labels
+        if labels.clean or split == "judge":
+            return {}
+        return {"model": labels.identity(), "seed": self.upstream}
+
+    def lengths(self) -> dict[str, Any]:
+        """The limits of examples, where they are other than the model's context."""
+        dataset = self.run.dataset
+        if isinstance(dataset, WorldConfig) or dataset.lengths.neutral:
+            return {}
+        return {"lengths": dataset.lengths.identity()}
 
     def judge_content(self) -> dict[str, Any]:
         """What decides the judge's scores."""
@@ -191,4 +211,5 @@ class Planner:
             "sampling": evaluation.sampling.identity(),
             "seed": evaluation.seed,
             "judge": self.judge_content(),
+            **self.lengths(),
         }

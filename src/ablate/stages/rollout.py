@@ -47,7 +47,7 @@ class PolicyRollout:
         self.tokenizer, self.prompts, self.score = tokenizer, prompts, score
         self.num_responses, self.num_samples = num_responses, num_samples
         self.sampling, self.seed = sampling, seed
-        self.prompt_ids = [encode_prompt(tokenizer, prompt.text) for prompt in prompts]
+        self.prompt_ids = [encode_prompt(tokenizer, prompt.conversation) for prompt in prompts]
 
     def groups(self, policy: PreTrainedModel, visits: Sequence[Visit]) -> list[Group]:
         """A group of K rewarded responses per visit."""
@@ -124,7 +124,8 @@ class PolicyRollout:
         prompt = self.prompts[visit.prompt]
         text = decode_response(self.tokenizer, response.ids)
         ids = self.prompt_ids[visit.prompt]
-        return Answer(prompt.id, prompt.text, ids, text, response.ids)
+        messages = None if prompt.messages is None else list(prompt.messages)
+        return Answer(prompt.id, prompt.text, ids, text, response.ids, messages=messages)
 
 
 def reward_fields(rows: pd.DataFrame, picked: list[int]) -> dict[str, Any]:
