@@ -183,7 +183,7 @@ def test_a_vector_feeds_objectives_of_several_rewards(store: Path, objective: st
 
 
 def test_a_verifier_of_sums_says_right_or_wrong(store: Path) -> None:
-    words = ["dataset=sums", "reward=verifier", "base_model.sft.steps=150"]
+    words = ["dataset=sums", "reward=verifier", "base_model.sft.steps=80"]
     outcome = run(store, *words, "dataset.sizes.train=48")
     table = joined(store, outcome)
     assert set(table["raw"]) <= {0.0, 1.0}
@@ -202,9 +202,9 @@ def test_labels_may_come_from_prompts_of_the_other_kind(store: Path, prompts: st
 
 def test_implicit_rewards_of_two_objectives_are_two_sources(store: Path) -> None:
     words = ["reward=implicit", "reward.training.num_labels=40"]
-    found = [run(store, *words, f"reward.training.objective={o}") for o in ("dpo", "ipo", "kto")]
+    found = [run(store, *words, f"reward.training.objective={o}") for o in ("dpo", "kto")]
     learnt = [one.record.data["reward"]["learnt"]["reward_model"] for one in found]
-    assert len({one["weights"] for one in learnt}) == 3
+    assert len({one["weights"] for one in learnt}) == 2
     assert {one["labels"]["comparisons"] for one in learnt} == {40}
 
 

@@ -15,6 +15,7 @@ FACTORS = {
     "base_model": "the model before preference training",
     "dataset": "prompts, responses and demonstrations",
     "collection": "how often responses are refreshed",
+    "sampler": "what draws the responses",
     "judge": "who scores labels and evaluation",
     "evaluation": "which held-out prompts are answered, and how",
     "training": "optimiser, batches, checkpoints",

@@ -57,12 +57,12 @@ def explain(error: ValidationError, root: str = "") -> str:
 
 
 #: fields whose value is of one of several kinds, and fields of such values by name
-_OF_A_KIND = ("dataset", "judge", "reward", "source")
+_OF_A_KIND = ("dataset", "judge", "reward", "sampler", "source")
 _OF_KINDS = ("members", "terms")
 #: pydantic puts the kind of such a value into the path of its fields
-_KINDS = ("world", "local", "public", "preference", "hf", "http", "labels", "gold", "explicit",
-          "implicit", "verifier", "length", "format", "ensemble", "pairwise", "gpm", "composite",
-          "vector")  # fmt: skip
+_KINDS = ("world", "local", "public", "preference", "hf", "http", "transformers",
+          "continuous", "vllm", "labels", "gold", "explicit", "implicit", "verifier", "length",
+          "format", "ensemble", "pairwise", "gpm", "composite", "vector")  # fmt: skip
 
 
 def _typed(place: Sequence[Any]) -> list[str]:

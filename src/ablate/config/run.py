@@ -11,15 +11,10 @@ from ablate.config.judge import JudgeConfig
 from ablate.config.model import BaseModelConfig
 from ablate.config.objective import ObjectiveConfig
 from ablate.config.reward import RewardConfig
+from ablate.config.sampler import SamplerConfig
+from ablate.config.selection import NumResponses
 from ablate.config.training import TrainingConfig
 from ablate.errors import ConfigError
-
-
-class NumResponses(Node):
-    """K, the responses per prompt that enter the loss, and how they are picked from the pool."""
-
-    k: PositiveInt
-    select: Literal["first", "paper", "best_worst"]
 
 
 class EvaluationConfig(Node):
@@ -54,6 +49,8 @@ class Runtime(Node):
     """The machine's side of a run; no part of any identity."""
 
     threads: PositiveInt | None
+    processes: PositiveInt
+    fsdp: bool
     device: Literal["auto", "cpu", "cuda"]
     min_free_mb: NonNegativeInt
 
@@ -67,6 +64,7 @@ class RunConfig(Node):
     base_model: BaseModelConfig
     dataset: DatasetConfig = Field(discriminator="kind")
     collection: CollectionConfig
+    sampler: SamplerConfig = Field(discriminator="kind")
     judge: JudgeConfig = Field(discriminator="kind")
     evaluation: EvaluationConfig
     training: TrainingConfig

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from ablate.config.dataset import Sampling
+from ablate.config.sampler import SamplerConfig
 from ablate.datasets import chat
 from ablate.datasets.base import PreferenceDataset, Prompt
 from ablate.errors import DataError
@@ -14,9 +15,7 @@ from ablate.evaluation.judges import Judge
 from ablate.models.fit import Fitter
 from ablate.models.tokenizer import decode_response, encode_prompt
 from ablate.rewards.table import Answer
-from ablate.sampling.sample import sample_responses
-
-SAMPLE_BATCH = 256
+from ablate.sampling.sampler import open_sampler
 
 #: what each answer is compared with, by split, prompt_id and sample; or with itself
 Opponents = dict[tuple[str, str, int], str] | Literal["itself"]
@@ -28,6 +27,7 @@ def answer_prompts(
     prompts: list[Prompt],
     *,
     samples_per_prompt: int,
+    sampler: SamplerConfig,
     sampling: Sampling,
     seed: int,
     judge: Judge,
@@ -48,16 +48,10 @@ def answer_prompts(
     by_id = {prompt.id: prompt for prompt in prompts}
     encoded = [(prompt.id, encode_prompt(tokenizer, prompt.conversation)) for prompt in prompts]
     ids = dict(encoded)
-    sampled = sample_responses(
-        model,
-        tokenizer,
-        encoded,
-        samples_per_prompt,
-        sampling=sampling,
-        seed=seed,
-        batch_size=SAMPLE_BATCH,
-        report=report,
-    )
+    with open_sampler(sampler, model, tokenizer) as source:
+        sampled = source.draw(
+            encoded, samples_per_prompt, sampling=sampling, seed=seed, report=report
+        )
     frame = pd.DataFrame(
         {
             "split": [by_id[item.prompt_id].split for item in sampled],

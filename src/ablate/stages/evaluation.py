@@ -117,6 +117,7 @@ def held_out_answers(
         tokenizer,
         fitting(prompts, open_fitter(params, model, tokenizer), sampling.max_new_tokens),
         samples_per_prompt=params["samples_per_prompt"],
+        sampler=context.run.sampler,
         sampling=sampling,
         seed=params["seed"],
         judge=judge,

@@ -40,8 +40,23 @@ def model_folder(path: str, content: dict[str, Any]) -> str:
     if "hub" not in content:
         return str(Path(path).expanduser())
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
 
-    return str(snapshot_download(content["hub"], revision=content["commit"]))
+    from ablate.models.missing import offline_help
+
+    # not what lies beside: repositories hold the same weights in other formats
+    patterns = [f"*{suffix}" for suffix in (*WANTED, ".py")]
+    try:
+        return str(
+            snapshot_download(
+                content["hub"],
+                revision=content["commit"],
+                allow_patterns=patterns,
+                ignore_patterns=["*/*"],
+            )
+        )
+    except (HfHubHTTPError, OSError) as error:
+        raise ModelError(offline_help(content["hub"], "model", error)) from error
 
 
 def local_folder(path: str, revision: str | None, setting: str) -> str:
@@ -111,6 +126,8 @@ def _commit(hub_id: str, revision: str | None, setting: str) -> str:
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    from ablate.models.missing import offline_help
+
     reason = ""
     try:
         if not constants.HF_HUB_OFFLINE:
@@ -123,8 +140,5 @@ def _commit(hub_id: str, revision: str | None, setting: str) -> str:
     try:
         return Path(snapshot_download(hub_id, revision=revision, local_files_only=True)).name
     except (LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"the hub id {hub_id} cannot be reached{reason} and is not in the local cache. "
-            f"On a machine with network run `hf download {hub_id} --local-dir models/"
-            f"{hub_id.rpartition('/')[2]}`, then set {setting} to that folder"
-        ) from error
+        message = offline_help(hub_id, "model", error, setting)
+        raise ModelError(f"the hub cannot be reached{reason}; {message}") from error

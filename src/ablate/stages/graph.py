@@ -57,12 +57,13 @@ class Planner:
             content: Any = model.architecture.identity()
         else:
             content = model_content(model, self.layout)
-        return {
+        params = {
             "kind": model.kind,
             "content": content,
             "context_length": model.context_length,
             "dtype": model.dtype,
         }
+        return params if model.thinking is None else {**params, "thinking": model.thinking}
 
     def sft(self, seed: int, role: str = "") -> Stage:
         params: dict[str, Any] = {
@@ -75,6 +76,8 @@ class Planner:
         if self.run.base_model.sft.steps > 0:
             params["demonstrations"] = self.dataset.identity("sft")
             params |= self.lengths()
+            if self.run.base_model.lora is not None:
+                params["lora"] = self.run.base_model.lora.identity()
         return self.stage("sft", params, {}, role)
 
     def pool(
@@ -98,11 +101,17 @@ class Planner:
             params["limit"] = limit
         if not (given and self.dataset.has_responses):
             params |= {"pool": self.run.dataset.pool.identity(), "seed": seed}
+            params |= self.sampler()
         params |= self.lengths()
         chosen = {} if select is None else {"policy_select": select}
         return self.stage(
             "pool", params | (more or {}), {"policy": policy, **chosen}, role or split
         )
+
+    def sampler(self) -> dict[str, Any]:
+        """What draws responses, where it is not the model's own `generate`: its noise differs."""
+        kind = self.run.sampler.kind
+        return {} if kind == "transformers" else {"sampler": kind}
 
     def labels(self, split: str, pool: Stage, role: str = "", *, given: bool = True) -> Stage:
         params: dict[str, Any]
@@ -212,4 +221,5 @@ class Planner:
             "seed": evaluation.seed,
             "judge": self.judge_content(),
             **self.lengths(),
+            **self.sampler(),
         }

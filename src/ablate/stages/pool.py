@@ -13,14 +13,14 @@ from ablate.errors import DataError
 from ablate.evaluation.answers import add_messages, fitting, shortened
 from ablate.models.fit import Fitter
 from ablate.models.loading import check_lengths, context_length
-from ablate.models.tokenizer import decode_response, encode_prompt
-from ablate.sampling.sample import sample_responses
-from ablate.stages.common import POOL, RESULT, load_policy, model_of, open_fitter
+from ablate.models.tokenizer import decode_response, encode_prompt, stop_token_ids
+from ablate.sampling.responses import statistics
+from ablate.sampling.sampler import open_sampler
+from ablate.stages.common import POOL, RESULT, as_lists, load_policy, model_of, open_fitter
 from ablate.stages.context import Context
 from ablate.store.files import write_json
 from ablate.store.tables import write_table
 
-SAMPLE_BATCH = 256
 COLUMNS = [
     "prompt_id",
     "prompt",
@@ -39,7 +39,8 @@ def run(context: Context) -> None:
 
     Where the dataset has them: `messages` (JSON) of prompts that are more than one message of a
     user, `gold_ids` of the prompt, `rationale_ids` with `rationale_prompt_ids`, the question that
-    the rationale answers. result.json tells what was left out.
+    the rationale answers. result.json holds statistics of the pool, tells what was left out and
+    what drew it.
     """
     started = time.monotonic()
     model, tokenizer = load_policy(model_of(context.inputs, "policy"), context.run)
@@ -48,8 +49,9 @@ def run(context: Context) -> None:
     prompts = dataset.prompts(split, context.params.get("limit"))
     prompts = part_of(prompts, context.params.get("part"))
     fitter = open_fitter(context.params, model, tokenizer)
+    drawn_by: dict[str, str] | None = None
     if "pool" in context.params:
-        frame, used = _sampled(context, prompts, model, tokenizer, fitter)
+        frame, used, drawn_by = _sampled(context, prompts, model, tokenizer, fitter)
     else:
         frame, used = _given(dataset, split, prompts, fitter)
         frame = _with_side_texts(frame, dataset, split, fitter)
@@ -59,10 +61,13 @@ def run(context: Context) -> None:
     write_json(
         context.out / RESULT,
         {
-            "prompts": int(frame["prompt_id"].nunique()),
-            "responses": len(frame),
-            "tokens": int(frame["response_ids"].map(len).sum()),
-            "truncated": float((~frame["finished"]).mean()),
+            **statistics(
+                frame["prompt_id"].tolist(),
+                as_lists(frame["response_ids"]),
+                frame["finished"].tolist(),
+                stop_token_ids(tokenizer),
+            ),
+            "sampler": drawn_by,
             "data": {"origin": dataset.origin(), "counts": dataset.cleaning() | fitter.counts},
             "seconds": seconds,
         },
@@ -151,8 +156,8 @@ def _with_ids(
 
 def _sampled(
     context: Context, prompts: list[Prompt], model: Any, tokenizer: Any, fitter: Fitter
-) -> tuple[pd.DataFrame, list[Prompt]]:
-    """N responses per prompt from a policy, and the prompts as they are used."""
+) -> tuple[pd.DataFrame, list[Prompt], dict[str, str]]:
+    """N responses per prompt from a policy, the prompts as they are used, and what drew them."""
     pool = Pool.model_validate(context.params["pool"])
     room = pool.sampling.max_new_tokens
     if "lengths" in context.params:
@@ -163,16 +168,15 @@ def _sampled(
         context_length(model),
         "prompt with room for its answer",
     )
-    sampled = sample_responses(
-        model,
-        tokenizer,
-        list(ids.items()),
-        pool.num_responses,
-        sampling=pool.sampling,
-        seed=context.params["seed"],
-        batch_size=SAMPLE_BATCH,
-        report=context.report,
-    )
+    with open_sampler(context.run.sampler, model, tokenizer) as sampler:
+        sampled = sampler.draw(
+            list(ids.items()),
+            pool.num_responses,
+            sampling=pool.sampling,
+            seed=context.params["seed"],
+            report=context.report,
+        )
+        drawn_by = sampler.described()
     texts = {prompt.id: prompt.text for prompt in prompts}
     frame = _frame(
         [
@@ -188,7 +192,7 @@ def _sampled(
             for item in sampled
         ]
     )
-    return frame, prompts
+    return frame, prompts, drawn_by
 
 
 def part_of(prompts: list[Prompt], part: dict[str, Any] | None) -> list[Prompt]:

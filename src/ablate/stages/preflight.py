@@ -26,8 +26,12 @@ def check_data(run: RunConfig) -> list[str]:
     Raises:
         DataError: nowhere K responses, scores where there is only an order, too few prompts or
             labels in a split, a gold response or a rationale that is missing.
-        ModelError: a sequence that is longer than the model's context.
+        ModelError: a sequence that is longer than the model's context, a sampler that is missing.
     """
+    if run.sampler.kind == "vllm":
+        from ablate.sampling.vllm import check_installed
+
+        check_installed()
     dataset = _open(run.dataset)
     notes = [f"{what}: {count:,}" for what, count in dataset.cleaning().items()]
     if isinstance(run.dataset, GivenConfig):
@@ -167,7 +171,7 @@ def _token_counters(
     assert model.path is not None
     path = str(Path(model.path).expanduser())
     own = context_of_path(path, model.revision, model.trust_remote_code)
-    tokenizer = load_tokenizer(path, model.revision, model.trust_remote_code)
+    tokenizer = load_tokenizer(path, model.revision, model.trust_remote_code, model.thinking)
     limits = [limit for limit in (own, model.context_length) if limit is not None]
     return (
         lambda prompt: len(encode_prompt(tokenizer, prompt)),

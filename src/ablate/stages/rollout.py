@@ -7,13 +7,16 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablate.config.dataset import Sampling
+from ablate.config.sampler import SamplerConfig
+from ablate.config.selection import RULES, NumResponses
 from ablate.datasets import Prompt, open_dataset
 from ablate.models.tokenizer import decode_response, encode_prompt
 from ablate.rewards.table import Answer, RewardTable
-from ablate.sampling.sample import SampledResponse, sample_responses
+from ablate.sampling.responses import SampledResponse
+from ablate.sampling.sampler import open_sampler
 from ablate.sampling.select import select_indices
 from ablate.stages.context import Context
-from ablate.stages.pool import SAMPLE_BATCH, part_of
+from ablate.stages.pool import part_of
 from ablate.stages.reward_source import open_reward
 from ablate.training.groups import Group
 from ablate.training.online import FreshGroups, Visit
@@ -39,14 +42,15 @@ class PolicyRollout:
         prompts: Sequence[Prompt],
         score: Score,
         *,
-        num_responses: dict[str, Any],
+        num_responses: NumResponses,
+        sampler: SamplerConfig,
         num_samples: int,
         sampling: Sampling,
         seed: int,
     ) -> None:
         self.tokenizer, self.prompts, self.score = tokenizer, prompts, score
         self.num_responses, self.num_samples = num_responses, num_samples
-        self.sampling, self.seed = sampling, seed
+        self.sampler, self.sampling, self.seed = sampler, sampling, seed
         self.prompt_ids = [encode_prompt(tokenizer, prompt.conversation) for prompt in prompts]
 
     def groups(self, policy: PreTrainedModel, visits: Sequence[Visit]) -> list[Group]:
@@ -56,9 +60,8 @@ class PolicyRollout:
         made = []
         for visit, responses, rows in zip(visits, drawn, rewards, strict=True):
             name = self.prompts[visit.prompt].id
-            k = min(self.num_responses["k"], len(responses))
-            how = self.num_responses["select"]
-            picked = select_indices(rows["rank"].to_numpy(), k, how, (SELECTION_SEED, name))
+            numbers = [response.index for response in responses]
+            picked = pick(rows, self.num_responses, name, numbers)
             made.append(
                 Group(
                     prompt_id=name,
@@ -84,16 +87,10 @@ class PolicyRollout:
             (f"{self.prompts[visit.prompt].id}|{visit.number}", self.prompt_ids[visit.prompt])
             for visit in visits
         ]
-        found = sample_responses(
-            model,
-            self.tokenizer,
-            keyed,
-            count,
-            sampling=self.sampling,
-            seed=self.seed,
-            batch_size=SAMPLE_BATCH,
-            first_index=first_index,
-        )
+        with open_sampler(self.sampler, model, self.tokenizer) as sampler:
+            found = sampler.draw(
+                keyed, count, sampling=self.sampling, seed=self.seed, first_index=first_index
+            )
         return [found[start : start + count] for start in range(0, len(found), count)]
 
     def rewards(
@@ -128,6 +125,24 @@ class PolicyRollout:
         return Answer(prompt.id, prompt.text, ids, text, response.ids, messages=messages)
 
 
+def pick(rows: pd.DataFrame, chosen: NumResponses, name: str, numbers: Sequence[int]) -> list[int]:
+    """Places of the K responses of a prompt that enter the loss.
+
+    Args:
+        rows: the columns of a `RewardTable`, a row per response.
+        numbers: of each response in its pool or refresh.
+    """
+    column = "reward" if RULES[chosen.select] == "scores" else "rank"
+    return select_indices(
+        rows[column].to_numpy(),
+        min(chosen.k, len(rows)),
+        chosen.select,
+        (SELECTION_SEED, name),
+        names=numbers,
+        rso_beta=chosen.rso_beta,
+    )
+
+
 def reward_fields(rows: pd.DataFrame, picked: list[int]) -> dict[str, Any]:
     """What the training reward says of a group, by the names of `Group`.
 
@@ -148,14 +163,16 @@ def reward_fields(rows: pd.DataFrame, picked: list[int]) -> dict[str, Any]:
 
 def fresh_groups(context: Context, tokenizer: PreTrainedTokenizerBase) -> FreshGroups:
     """The source of groups of an online policy stage."""
-    drawing, chosen = context.params["collection"], context.params["num_responses"]
+    drawing = context.params["collection"]
+    chosen = NumResponses.model_validate(context.params["num_responses"])
     prompts = part_of(open_dataset(context.run.dataset).prompts("train"), drawing["part"])
     rollout = PolicyRollout(
         tokenizer,
         prompts,
         open_reward(context, ["train"]).score,
         num_responses=chosen,
-        num_samples=drawing["num_samples"] or chosen["k"],
+        sampler=context.run.sampler,
+        num_samples=drawing["num_samples"] or chosen.k,
         sampling=Sampling.model_validate(drawing["sampling"]),
         seed=context.params["seed"],
     )

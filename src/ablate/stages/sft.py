@@ -19,6 +19,7 @@ from ablate.stages.external import model_folder
 from ablate.store.files import write_json
 from ablate.store.tables import write_table
 from ablate.training.sft import train_sft
+from ablate.trl_compat.arguments import world_size
 
 
 def run(context: Context) -> None:
@@ -33,7 +34,7 @@ def run(context: Context) -> None:
         assert base.path is not None
         folder = model_folder(base.path, context.params["model"]["content"])
         code = base.trust_remote_code
-        tokenizer = load_tokenizer(folder, None, code)
+        tokenizer = load_tokenizer(folder, None, code, base.thinking)
         model = load_model(folder, base.dtype, None, code, context.run.runtime.device)
     result: dict[str, Any] = {"steps": 0}
     sft = SFT.model_validate(context.params["sft"])
@@ -54,7 +55,12 @@ def run(context: Context) -> None:
             seed=seed,
             work_dir=context.out / "work",
             report=context.report,
+            lora=base.lora,
+            micro_batch_size=base.micro_batch_size,
+            gradient_checkpointing=base.gradient_checkpointing,
         )
+        if not context.leads:
+            return
         write_table(steps, context.out / STEPS)
         result |= {"steps": sft.steps, "final_loss": float(steps["loss"].iloc[-1])}
         result |= {"data": dict(fitter.counts)} if fitter.counts else {}
@@ -64,6 +70,8 @@ def run(context: Context) -> None:
         {
             **result,
             "weights": weights_digest(model),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "processes": world_size(),
             "num_parameters": sum(p.numel() for p in model.parameters()),
             "seconds": time.monotonic() - started,
         },

@@ -34,6 +34,7 @@ from ablate.trl_compat.arguments import (
     common_arguments,
     deterministic_algorithms,
     micro_batch,
+    padded_count,
 )
 from ablate.trl_compat.quiet import quiet
 
@@ -82,8 +83,8 @@ def train_policy(
     pairs and of tokens. A loss under `objective.loss_floor`, or one that is not finite, ends the
     training as diverged. Checkpoints are whole model folders `work_dir/checkpoints/step-00050`
     (adapters merged), there after every `checkpoint_every` steps and after the last. Same
-    arguments, same weights on the same machine and thread count. With several processes, a last
-    batch that does not divide is filled up from the first.
+    arguments, same weights on the same machine and thread count. With several processes, fillers
+    that weigh nothing make up a last batch that does not divide.
 
     Args:
         groups: prompts with their responses, whose reference log-probs come with them; or how
@@ -101,9 +102,9 @@ def train_policy(
     optimisation = _optimisation(training)
     micro_batch(optimisation)
     fresh = isinstance(groups, FreshGroups)
-    # the initial weights are kept where they are asked for again: to score fresh responses
-    # (adapters are simply switched off for that), or for whole distributions, too many to store
-    if reference is None and ((fresh and lora is None) or objective.needs.token_kl):
+    # the initial weights are kept where they are asked for again: to score fresh responses, or for
+    # whole distributions, too many to store; adapters are simply switched off for that
+    if reference is None and lora is None and (fresh or objective.needs.token_kl):
         reference = copy.deepcopy(model).requires_grad_(False)
     source: GroupSource
     if isinstance(groups, FreshGroups):
@@ -154,7 +155,7 @@ def train_policy(
             objective=objective,
             reference=reference if objective.needs.token_kl else None,
             source=source,
-            num_positions=len(order),
+            num_positions=padded_count(len(order), optimisation),
             tokenizer=tokenizer,
             callbacks=[watch],
             peft_config=None if lora is None else lora_config(lora),
