@@ -30,6 +30,7 @@ def notes(table: AblationTable, left_out: list[str]) -> list[str]:
     return [
         *_missing(table),
         *_short_of_kl(table),
+        *_without_value(table),
         *_seeds(table),
         *_untested(table),
         *_doubtful(table),
@@ -57,6 +58,14 @@ def _cells(table: AblationTable) -> list[Entry]:
     """The entries of the first metric that have runs: one per cell."""
     first = table.metrics[0]
     return [e for e in table.entries.values() if e.metric == first and e.runs]
+
+
+def _without_value(table: AblationTable) -> Iterator[str]:
+    for metric in table.metrics:
+        lost = table.runs[table.runs[metric].isna()]
+        if len(lost):
+            cells = dict.fromkeys(name_of(table, *arm) for arm in lost["arm"])
+            yield f"{title(metric)}: {len(lost)} runs have no value ({'; '.join(cells)})"
 
 
 def _short_of_kl(table: AblationTable) -> Iterator[str]:

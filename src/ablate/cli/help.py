@@ -12,6 +12,7 @@ FACTORS = {
     "objective": "what the policy is trained to minimise",
     "num_responses": "K, the responses per prompt that enter the loss",
     "reward": "what training sees of the responses' quality",
+    "shaping": "what the length of an answer does to its 0/1 reward",
     "base_model": "the model before preference training",
     "dataset": "prompts, responses and demonstrations",
     "collection": "how often responses are refreshed",

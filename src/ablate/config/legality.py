@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from ablate.config.collection_rules import collection_reasons
 from ablate.config.dataset import GivenConfig, LocalConfig
+from ablate.config.drawn_legality import drawn_reasons
 from ablate.config.objective import ObjectiveConfig
 from ablate.config.process_rules import process_reasons
 from ablate.config.reward import gives, walk
@@ -71,6 +72,7 @@ def _reasons(run: RunConfig) -> Iterator[str]:
     yield from collection_reasons(run)
     yield from _judge_reasons(run, local)
     yield from reward_reasons(run)
+    yield from drawn_reasons(run)
     yield from _sampler_reasons(run)
     model = run.base_model
     if model.kind == "hf" and not model.path:

@@ -13,6 +13,7 @@ from ablate.config.objective import ObjectiveConfig
 from ablate.config.reward import RewardConfig
 from ablate.config.sampler import SamplerConfig
 from ablate.config.selection import NumResponses
+from ablate.config.shaping import ShapingConfig
 from ablate.config.training import TrainingConfig
 from ablate.errors import ConfigError
 
@@ -61,6 +62,7 @@ class RunConfig(Node):
     objective: ObjectiveConfig
     num_responses: NumResponses
     reward: RewardConfig
+    shaping: ShapingConfig
     base_model: BaseModelConfig
     dataset: DatasetConfig = Field(discriminator="kind")
     collection: CollectionConfig

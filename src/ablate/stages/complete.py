@@ -36,10 +36,11 @@ class Outcome:
 def run_name(plan: RunPlan) -> str:
     """A short name for people: the levels of the factors and the seed."""
     run = plan.run
+    shaping = "" if run.shaping.kind == "none" else f"{run.shaping.name} "
     collection = "" if run.collection.name == "offline" else f"{run.collection.name} "
     return (
-        f"{run.objective.name} k={run.num_responses.k} {run.reward.name} {run.base_model.name} "
-        f"{run.dataset.name} {collection}seed={run.seed.value}"
+        f"{run.objective.name} k={run.num_responses.k} {run.reward.name} {shaping}"
+        f"{run.base_model.name} {run.dataset.name} {collection}seed={run.seed.value}"
     )
 
 

@@ -168,7 +168,7 @@ def training_reward_of(
     it is the judge's score at hand.
     """
     params = context.params["reward"]
-    if params["kind"] in ("labels", "pairwise", "gpm") or params.get("scores_from") == "data":
+    if not _speaks_alone(params):
         return None
     reward = open_reward(context, splits)
 
@@ -181,3 +181,10 @@ def training_reward_of(
         return values
 
     return alone
+
+
+def _speaks_alone(params: dict[str, Any]) -> bool:
+    """Whether a planned source, and all that it is made of, has a score for a new answer."""
+    if params["kind"] in ("labels", "pairwise", "gpm") or params.get("scores_from") == "data":
+        return False
+    return all(_speaks_alone(part["source"]) for part in params.get("parts", {}).values())

@@ -6,6 +6,7 @@ from typing import Any
 
 from ablate.config.selection import NumResponses
 from ablate.config.training import TrainingConfig
+from ablate.datasets import open_dataset
 from ablate.errors import DataError
 from ablate.models.loading import weights_digest
 from ablate.models.tokenizer import load_tokenizer
@@ -29,6 +30,7 @@ from ablate.stages.curve import curve_of
 from ablate.stages.rollout import SELECTION_SEED, fresh_groups, pick, reward_fields
 from ablate.store.files import read_json, write_json
 from ablate.store.tables import read_table, write_table
+from ablate.training.behaviour import Behaviour
 from ablate.training.groups import Group
 from ablate.training.online import FreshGroups
 from ablate.training.policy import train_policy
@@ -71,6 +73,7 @@ def run(context: Context) -> None:
             }
         ),
         lora=context.run.base_model.lora,
+        behaviour=_behaviour(context),
         reference=reference,
         curve=curve_of(context, tokenizer),
         seed=context.params["seed"],
@@ -114,6 +117,13 @@ def run(context: Context) -> None:
             "processes": world_size(),
         },
     )
+
+
+def _behaviour(context: Context) -> Behaviour:
+    """Who drew stored responses: the initial policy, unless they came with the data."""
+    run = context.run
+    given = run.collection.kind == "offline" and open_dataset(run.dataset).has_responses
+    return "given" if given else "initial"
 
 
 def _diverged_before(context: Context) -> dict[str, Any] | None:
