@@ -36,6 +36,8 @@ class Answer:
     #: what it is compared with, by judges that compare two; None: the prompt's other answers
     opponent: str | None = None
     messages: list[Message] | None = None
+    #: what it is compared with, by judges that compare two; None: the prompt's other answers
+    opponent: str | None = None
 
     @property
     def conversation(self) -> Conversation:
