@@ -136,7 +136,6 @@ def answers_of(frame: pd.DataFrame) -> list[Answer]:
             row.response,
             list(row.response_ids),
             index=int(row.index) if stored else None,
-            messages=chat.load(said) if isinstance(said, str) else None,
             opponent=row.opponent if opposed else None,
             messages=chat.load(said) if isinstance(said, str) else None,
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ablate.config.dataset import GivenConfig
-from ablate.config.judge import HttpJudgeConfig, check_template
+from ablate.config.judge import HttpJudgeConfig, JudgeConfig, check_template
 from ablate.config.run import RunConfig
 from ablate.datasets.base import PreferenceDataset
 from ablate.errors import ConfigError

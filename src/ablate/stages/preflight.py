@@ -1,13 +1,11 @@
 """Preflight: what only the data can tell, checked before any work starts."""
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ablate.config.collection import round_prompts
 from ablate.config.dataset import DatasetConfig, GivenConfig
-from ablate.config.judge import JudgeConfig
 from ablate.config.reward import GoldReward, training_of, walk
 from ablate.config.run import RunConfig
 from ablate.datasets import SPLITS, PreferenceDataset, Prompt, open_dataset
