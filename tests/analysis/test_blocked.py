@@ -128,7 +128,7 @@ def test_undefined_values_are_an_error_and_not_dropped() -> None:
         fit_blocks(["a", "b"], [0, 0], np.array([1.0, np.nan]))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(0, 1) | st.just(float("nan")), min_size=1, max_size=8))
 def test_holm_is_that_of_statsmodels_over_what_could_be_tested(values: list[float]) -> None:
     p = np.array(values)

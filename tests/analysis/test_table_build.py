@@ -280,6 +280,17 @@ def test_base_models_are_compared_although_they_share_no_sft_policy(root: Path) 
     assert "own SFT policy" in told(made)
 
 
+def test_a_metric_that_some_runs_lack_is_told(root: Path) -> None:
+    for seed in (0, 1, 2):
+        put(root, answers(5.0, seed), objective="dpo", seed=seed)
+        table_of_order = answers(5.1, seed).drop(columns="train_reward")
+        put(root, table_of_order, objective="ipo", seed=seed, reward="labels")
+    made = table(root, rows=("objective",), baseline="dpo", metrics=("train_reward", "reward"))
+    assert np.isnan(made.entries[("ipo",), (), "train_reward/test"].mean)
+    assert "training reward, test: 3 runs have no value (ipo)" in told(made)
+    assert len(made.comparisons) == 1
+
+
 def test_no_finished_run_is_an_error(root: Path) -> None:
     root.mkdir()
     with pytest.raises(DataError, match="no finished run"):

@@ -121,6 +121,27 @@ def test_a_percentage_is_a_share_of_the_best_gain(
     assert "share of a gain seen in these same runs" in " ".join(shown.split())
 
 
+def test_arms_at_equal_kl(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["table", "--rows", "objective", "--baseline", "dpo", f"results_dir={store}"]
+    assert run([*words, "--matched-kl", "max"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "judge reward at equal KL, test" in shown
+    assert "Judge reward at KL 0." in shown
+    for given in ("-1", "far"):
+        assert run([*words, "--matched-kl", given]) == 2
+        assert "nats, or max" in capsys.readouterr().err
+
+
+def test_a_sweep_file_that_asks_for_no_such_table(ablate: Command, tmp_path: Path) -> None:
+    own = tmp_path / "own" / "sweep"
+    own.mkdir(parents=True)
+    for told, analysis in (("analysis.lines", "{lines: a}"), ("positive", "{margin: -1}")):
+        (own / "bad.yaml").write_text(f"# Bad.\narms:\n  - objective: dpo\nanalysis: {analysis}\n")
+        done = ablate("+sweep=bad", "-m", "--config-dir", str(tmp_path / "own"), *SMALL)
+        assert done.returncode == 2
+        assert told in done.stderr
+
+
 def test_compare_two_cells_says_what_each_interval_speaks_of(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

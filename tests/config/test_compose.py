@@ -10,8 +10,8 @@ from ablate.config.overrides import normalize
 from ablate.config.run import RunConfig
 from ablate.errors import ConfigError
 
-FACTORS = ("objective", "num_responses", "reward", "base_model", "dataset", "collection", "judge",
-           "evaluation", "training", "tracker")  # fmt: skip
+FACTORS = ("objective", "num_responses", "reward", "base_model", "dataset", "collection", "sampler",
+           "judge", "evaluation", "training", "tracker")  # fmt: skip
 #: what a level needs beside its name
 ENDPOINT = ["judge.url=http://localhost:8000/v1/chat/completions", "judge.model=m"]
 COMPANIONS = {
@@ -110,6 +110,11 @@ def test_a_level_in_a_folder_of_ones_own_is_found(tmp_path) -> None:  # type: ig
         (["dataset=local", "dataset.path=x", "dataset.labelled_by=me"], ["dataset.labelled_by"]),
         (["dataset=local"], ["dataset.path", "must be given"]),
         (["seed=-1"], ["seed.value"]),
+        (["sampler.batch_size=0"], ["sampler.batch_size: input should be greater than 0"]),
+        (["sampler=continuous", "sampler.memory_share=1"], ["sampler.memory_share"]),
+        (["dataset.pool.sampling.temperature=0"], ["dataset.pool.sampling.temperature"]),
+        (["dataset.pool.sampling.top_k=-1"], ["dataset.pool.sampling.top_k"]),
+        (["num_responses.select=median"], ["num_responses.select", "'max_variance'", "'median'"]),
     ],
 )
 def test_a_mistake_is_named_in_one_message(words: list[str], told: list[str]) -> None:
@@ -131,6 +136,19 @@ def test_a_mistake_is_named_in_one_message(words: list[str], told: list[str]) ->
         (["judge=http_pairwise", *ENDPOINT, "judge.format=rewards"], ["judge=http_reward"]),
         (["reward=implicit", "reward.training.objective=rpo_bwd"], ["rpo_bwd", "only an order"]),
         (["base_model.sft.steps=0"], ["random weights"]),
+        (
+            ["num_responses.select=rso", "reward=labels", "objective=dpo"],
+            ["select=rso", "only an order", "best_worst"],
+        ),
+        (["sampler=vllm", "sampler.mode=server"], ["sampler.server_url=None", "needs the address"]),
+        (["sampler=vllm", "sampler.server_url=http://x:1"], ["sampler.mode=colocate"]),
+        (["sampler=vllm", "collection=online"], ["policy in training", "sampler=continuous"]),
+        (["num_responses.min_gap=1", "collection=online"], ["min_gap", "stored pool"]),
+        (["sampler=vllm", "runtime.device=cpu"], ["needs a GPU", "sampler=transformers"]),
+        (
+            ["num_responses.min_gap=1", "reward=labels", "objective=dpo"],
+            ["min_gap=1", "only an order"],
+        ),
     ],
 )
 def test_levels_that_do_not_fit_together_are_refused(words: list[str], told: list[str]) -> None:

@@ -32,6 +32,8 @@ POLICIES = [
     (21, "tdpo2"),
     (17, "rpo_sqloo"),
     (17, "aot"),
+    (21, "reinforce_pp"),
+    (24, "rloo"),
 ]
 SETTINGS = {"lr": 1e-4, "batch_size": 8, "epochs": 1}
 STEPS = SFT(steps=4, batch_size=8, lr=1e-4, warmup_steps=2, weight_decay=0.0)
@@ -70,6 +72,7 @@ for count, name in plan["policies"]:
     result = train_policy(
         load_model(start, device="cpu"), tokenizer, groups[:count], make_objective(name),
         TrainingConfig(**plan["training"]), seed=0, work_dir=folder / name,
+        behaviour="initial",
     )
     keep(result.steps, name)
 model = load_model(start, device="cpu")
@@ -158,7 +161,7 @@ def test_policies(together, make_model, make_training, tokenizer, tmp_path, coun
     alone = make_model()
     result = train_policy(
         alone, tokenizer, groups[:count], make_objective(name),
-        make_training(batch_size=8, lr=1e-4), seed=0, work_dir=tmp_path,
+        make_training(batch_size=8, lr=1e-4), seed=0, work_dir=tmp_path, behaviour="initial",
     )  # fmt: skip
     columns = ["loss", "grad_norm", "log_ratio", "usable", "responses", "prompts", "tokens"]
     _same_curve(result.steps, folder / f"{name}.json", columns)

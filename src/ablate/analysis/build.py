@@ -9,6 +9,7 @@ from ablate.analysis.blocked import fit_blocks
 from ablate.analysis.caption import caption
 from ablate.analysis.cells import half_width, varied_settings
 from ablate.analysis.contrasts import LEVEL, differences
+from ablate.analysis.frontier import AT_KL, at_matched_kl
 from ablate.analysis.measure import measure, resolve
 from ablate.analysis.multiplicity import possible_best
 from ablate.analysis.notes import notes
@@ -44,7 +45,16 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
         rows = [name for name in rows if not name.startswith(arms.JUDGED_BY)]
     frame, lacking = _keyed(frame, rows, cols), _keyed(lacking, rows, cols)
     same_scale = _check_judges(frame, cols)
-    frame, tuned = _one_trial(frame, rows, cols, question)
+    target, short, along = None, list[str](), list[str]()
+    if question.matched_kl is None:
+        frame, tuned = _one_trial(frame, rows, cols, question)
+    else:
+        split = metrics[0].partition("/")[2]
+        wanted = None if question.matched_kl == "max" else float(question.matched_kl)
+        cells = frame.groupby(["row", "col"], sort=False)
+        along = sorted({name for _, part in cells for name in arms.trial_settings(part)})
+        frame, target, short = at_matched_kl(frame, split, wanted)
+        metrics, tuned = [f"{AT_KL}/{split}"], {}
     frame = frame.assign(
         block=_blocks(frame), arm=list(zip(frame["row"], frame["col"], strict=True))
     )
@@ -72,6 +82,8 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
         question, frame, lacking, same_scale,
     )  # fmt: skip
     _fill(table, values, baseline, tuned)
+    table.matched_kl, table.short_of_kl = target, short
+    table.along = [arms.short(name) for name in along]
     table.caption = caption(table)
     table.notes = notes(table, latest.left_out)
     return table

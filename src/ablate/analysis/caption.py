@@ -48,6 +48,12 @@ def caption(table: AblationTable) -> str:
         told = ["One seed per cell: no interval, and nothing can be compared."]
     prompts = _prompts(table)
     judges = runs.get("config.judge.name", pd.Series(dtype=str)).dropna().unique()
+    if table.matched_kl is not None:
+        told.append(
+            f"Judge reward at KL {table.matched_kl:.2f} nats, read off straight lines from the SFT "
+            "policy through each cell's own runs"
+            + (f" (which differ in {', '.join(table.along)})." if table.along else ".")
+        )
     if len(judges):
         told.append(f"Judge: {', '.join(judges)}; {prompts}.")
     if len(table.comparisons):

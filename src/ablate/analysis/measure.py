@@ -31,7 +31,9 @@ def available(frame: pd.DataFrame) -> list[str]:
         if metric.compute is not None
         for split in splits_of(frame)
     ]
-    return list(dict.fromkeys([*stored, *computed, *(c for c in WHOLE_RUN if c in frame)]))
+    whole = [c for c in frame if c in WHOLE_RUN or c.startswith("reward.")]
+    numbers = [c for c in whole if pd.api.types.is_numeric_dtype(frame[c])]
+    return list(dict.fromkeys([*stored, *computed, *numbers]))
 
 
 def resolve(frame: pd.DataFrame, word: str) -> str:
@@ -114,13 +116,18 @@ def _read(metric: Metric, path: str, split: str) -> pd.DataFrame:
     return rows[rows["split"] == split]
 
 
-def answer_values(frame: pd.DataFrame, column: str = "judge_score") -> pd.DataFrame:
-    """A row per answer of the test split with id, prompt_id and value, of all runs together."""
+def answer_values(frame: pd.DataFrame, split: str = DEFAULT_SPLIT) -> pd.DataFrame:
+    """A row per answer of a split with id, prompt_id and value (judge score), all runs together.
+
+    Raises:
+        StoreError: a damaged table, by name.
+    """
+    column = "judge_score"
     parts = []
     for identity, path in zip(frame["id"], frame["path"], strict=True):
         verify(Path(path), "eval.parquet")
         rows = read_table(Path(path) / "eval.parquet", ["split", "prompt_id", column])
-        rows = rows[rows["split"] == DEFAULT_SPLIT]
+        rows = rows[rows["split"] == split]
         parts.append(
             pd.DataFrame(
                 {

@@ -9,7 +9,7 @@ from scipy import stats
 
 from ablate.analysis import arms
 from ablate.analysis.caption import name_of, number, title
-from ablate.analysis.power import detectable, seeds_needed
+from ablate.analysis.power_notes import power_notes
 from ablate.analysis.table import AblationTable, Entry
 from ablate.metrics import describe
 
@@ -29,12 +29,14 @@ def notes(table: AblationTable, left_out: list[str]) -> list[str]:
     """
     return [
         *_missing(table),
+        *_short_of_kl(table),
+        *_without_value(table),
         *_seeds(table),
         *_untested(table),
         *_doubtful(table),
         *_unequal(table),
         *_tuning(table),
-        *_power(table),
+        *power_notes(table),
         *_provenance(table, left_out),
     ]
 
@@ -56,6 +58,19 @@ def _cells(table: AblationTable) -> list[Entry]:
     """The entries of the first metric that have runs: one per cell."""
     first = table.metrics[0]
     return [e for e in table.entries.values() if e.metric == first and e.runs]
+
+
+def _without_value(table: AblationTable) -> Iterator[str]:
+    for metric in table.metrics:
+        lost = table.runs[table.runs[metric].isna()]
+        if len(lost):
+            cells = dict.fromkeys(name_of(table, *arm) for arm in lost["arm"])
+            yield f"{title(metric)}: {len(lost)} runs have no value ({'; '.join(cells)})"
+
+
+def _short_of_kl(table: AblationTable) -> Iterator[str]:
+    if table.short_of_kl:
+        yield f"left out, because they stay below that KL: {'; '.join(table.short_of_kl)}"
 
 
 def _seeds(table: AblationTable) -> Iterator[str]:
@@ -246,41 +261,6 @@ def _tuning(table: AblationTable) -> Iterator[str]:
         yield (
             "hyper-parameters were chosen with the same seeds that are reported: the means flatter "
             "tuned cells; fresh seeds would not"
-        )
-
-
-def _power(table: AblationTable) -> Iterator[str]:
-    """What this table could have found, and what the largest unproven difference would take."""
-    metric = table.metrics[0]
-    found = table.comparisons
-    mine = found[found["stratum"].astype(str).str.split(" ").str[0] == metric]
-    mine = mine[mine["p"].notna()]
-    if mine.empty or not table.same_scale:
-        return
-    cells = _cells(table)
-    seeds, count, family = (
-        min(len(e.seeds) for e in cells),
-        len(cells),
-        int(found["p"].notna().sum()),
-    )
-    sd = float(mine["sd"].iloc[0])
-    least = detectable(sd, seeds, count, family)
-    if math.isfinite(least):
-        yield (
-            f"power: {seeds} seeds find a difference of {number(least, metric)} in {title(metric)} "
-            "with 80 % probability"
-        )
-    open_ones = mine[~mine["significant"]]
-    if len(open_ones) == 0:
-        return
-    largest = open_ones.loc[open_ones["difference"].abs().idxmax()]
-    if largest["difference"] != 0:
-        needed = seeds_needed(float(largest["difference"]), sd, count, family)
-        many = "more than 10,000" if needed is None else f"{needed}"
-        yield (
-            f"to prove the largest unproven difference, "
-            f"{number(float(largest['difference']), metric, sign=True)} "
-            f"({name_of(table, *largest['arm'])}), about {many} seeds per cell would be needed"
         )
 
 

@@ -20,7 +20,8 @@ class Question:
     such as `reward/test`. baseline: a level of the rows (each column has its own baseline), or
     `setting=value,…` for one cell that all are compared with. margin: what counts as no
     difference, in the first metric's unit. choose_by: the metric on valid that picks among the
-    trials of a cell.
+    trials of a cell. matched_kl: judge reward at this KL, in nats, or at the largest that all
+    reach (`max`), in place of the metrics.
     """
 
     rows: tuple[str, ...] = ()
@@ -30,6 +31,7 @@ class Question:
     margin: float | None = None
     margin_from_data: bool = False
     choose_by: str | None = None
+    matched_kl: float | str | None = None
     reuse_seeds: bool = False
 
 
@@ -72,6 +74,11 @@ class AblationTable:
     runs: pd.DataFrame
     lacking: pd.DataFrame
     same_scale: bool
+    #: nats, where arms are compared at equal KL; and the curves that do not reach it
+    matched_kl: float | None = None
+    short_of_kl: list[str] = field(default_factory=list)
+    #: settings in which the runs of one curve differ
+    along: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     caption: str = ""
 

@@ -42,6 +42,11 @@ def parser() -> Flags:
     )
     add("--where", action="append", default=[], metavar="SETTING=VALUE", help="runs to keep")
     add("--choose", metavar="METRIC", help="choose among a cell's trials by this metric on valid")
+    add(
+        "--matched-kl",
+        metavar="X",
+        help="judge reward at KL X nats, or at the largest all reach: max",
+    )
     add("--reuse-seeds", action="store_true", help="report the seeds that chose, with a note")
     add("--format", choices=["terminal", *FORMATS], default="terminal")
     add("--out", type=Path, metavar="FILE", help="write there in place of the screen")
@@ -97,6 +102,7 @@ def make_table(study: Study, args: argparse.Namespace) -> AblationTable:
         margin=_margin(args.margin if args.margin is not None else fixed.get("margin"), frame),
         margin_from_data=str(args.margin or fixed.get("margin")).endswith("%"),
         choose_by=args.choose,
+        matched_kl=_matched_kl(args.matched_kl),
         reuse_seeds=args.reuse_seeds,
     )
     return build(frame, lacking, question)
@@ -105,6 +111,23 @@ def make_table(study: Study, args: argparse.Namespace) -> AblationTable:
 def _names(words: Sequence[str]) -> tuple[str, ...]:
     """Names given apart or with commas."""
     return tuple(name for word in words for name in str(word).split(",") if name)
+
+
+def _matched_kl(given: str | None) -> float | str | None:
+    """A KL in nats, or `max`.
+
+    Raises:
+        ConfigError: neither.
+    """
+    if given is None or given == "max":
+        return given
+    try:
+        value = float(given)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"--matched-kl {given}: a positive number of nats, or max")
+    return value
 
 
 def _margin(given: str | float | None, frame: pd.DataFrame) -> float | None:

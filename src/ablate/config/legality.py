@@ -3,23 +3,18 @@
 from collections.abc import Iterator
 
 from ablate.config.collection_rules import collection_reasons
-from ablate.config.dataset import LocalConfig
+from ablate.config.dataset import GivenConfig, LocalConfig
+from ablate.config.drawn_legality import drawn_reasons
 from ablate.config.objective import ObjectiveConfig
 from ablate.config.process_rules import process_reasons
+from ablate.config.reward import gives, walk
 from ablate.config.reward_legality import reward_reasons
 from ablate.config.run import RunConfig
+from ablate.config.selection import RULES
 from ablate.errors import ConfigError
 
 #: what an objective may need and no run gives: what it is, and what it would take
 UNPROVIDED = {
-    "gold": (
-        "a gold response to every prompt",
-        "It takes a dataset with a third response; in Python, PromptGroup(gold_logps=...)",
-    ),
-    "rationale": (
-        "a rationale of every preference",
-        "It takes a dataset with rationales; in Python, PromptGroup(rationale_logps=...)",
-    ),
     "token_weights": (
         "a weight for every token",
         "It takes a source of token masks; in Python, PromptGroup(token_weights=..., "
@@ -29,6 +24,12 @@ UNPROVIDED = {
         "groups whose responses answer prompts of their own",
         "It takes a dataset of joint pairs; in Python, a PromptGroup of such pairs",
     ),
+}
+
+#: what comes only with a file that has a column of this name
+COLUMNS = {
+    "gold": "a gold response to every prompt",
+    "rationale": "a rationale of every preference",
 }
 
 
@@ -51,11 +52,28 @@ def _reasons(run: RunConfig) -> Iterator[str]:
             f"objective={objective.name} compares responses and needs at least "
             f"{needs.min_responses} per prompt, but num_responses is {k}"
         )
+    yield from _selection_reasons(run)
     yield from unfed(objective)
-    local = isinstance(run.dataset, LocalConfig)
+    local = isinstance(run.dataset, GivenConfig)
+    for column, what in COLUMNS.items():
+        if not getattr(needs, column):
+            continue
+        if not isinstance(run.dataset, LocalConfig):
+            yield (
+                f"objective={objective.name} needs {what}, which dataset={run.dataset.name} does "
+                f"not have. Use dataset=local with a file that has the column `{column}`"
+            )
+        elif run.collection.fresh:
+            yield (
+                f"objective={objective.name} needs {what}, which responses drawn anew do not have. "
+                "Use collection=offline"
+            )
+    yield from label_reasons(run, local)
     yield from collection_reasons(run)
     yield from _judge_reasons(run, local)
     yield from reward_reasons(run)
+    yield from drawn_reasons(run)
+    yield from _sampler_reasons(run)
     model = run.base_model
     if model.kind == "hf" and not model.path:
         yield "base_model=hf needs base_model.path: a folder with a saved model, or a hub id"
@@ -73,6 +91,49 @@ def _reasons(run: RunConfig) -> Iterator[str]:
         )
 
 
+def _selection_reasons(run: RunConfig) -> Iterator[str]:
+    if run.num_responses.min_gap and run.collection.refresh_every is not None:
+        yield (
+            "num_responses.min_gap leaves out prompts of a stored pool, but "
+            f"collection={run.collection.name} draws responses while it trains. Use "
+            "num_responses.min_gap=0, or collection=offline or iterative"
+        )
+    if gives(run.reward).scores:
+        return
+    chosen, reward = run.num_responses, run.reward.name
+    if RULES[chosen.select] == "scores":
+        others = ", ".join(name for name, reads in RULES.items() if reads != "scores")
+        yield (
+            f"num_responses.select={chosen.select} needs scores, but reward={reward} gives only an "
+            f"order. Use one of {others}, or another reward"
+        )
+    if chosen.min_gap:
+        yield (
+            f"num_responses.min_gap={chosen.min_gap} measures a difference of scores, but "
+            f"reward={reward} gives only an order. Use num_responses.min_gap=0, or another reward"
+        )
+
+
+def _sampler_reasons(run: RunConfig) -> Iterator[str]:
+    sampler = run.sampler
+    if sampler.kind != "vllm":
+        return
+    if (sampler.mode == "server") != (sampler.server_url is not None):
+        yield (
+            f"sampler.mode={sampler.mode} with sampler.server_url={sampler.server_url}: "
+            "sampler.mode=server needs the address, sampler.mode=colocate takes none"
+        )
+    collection = run.collection
+    if collection.refresh_every is not None or collection.curve_every is not None:
+        yield (
+            "sampler=vllm draws from saved models, not from a policy in training "
+            "(collection.refresh_every, collection.curve_every). Use sampler=transformers or "
+            "sampler=continuous, or collection=iterative without a curve"
+        )
+    if run.runtime.device == "cpu":
+        yield "sampler=vllm needs a GPU, but runtime.device=cpu. Use sampler=transformers"
+
+
 def unfed(objective: ObjectiveConfig) -> Iterator[str]:
     """What an objective needs and no run can give, whatever its levels: one sentence for each."""
     for need, (what, way) in UNPROVIDED.items():
@@ -81,6 +142,27 @@ def unfed(objective: ObjectiveConfig) -> Iterator[str]:
                 f"objective={objective.name} needs {what}, which no level of another factor gives "
                 f"yet. {way}"
             )
+
+
+def label_reasons(run: RunConfig, local: bool) -> Iterator[str]:
+    """What is wrong with the label model; `local` says that texts are free."""
+    groups = run.dataset.labels.annotators
+    names = [group.name for group in groups]
+    if len(set(names)) < len(names):
+        yield f"dataset.labels.annotators has two groups of one name: {', '.join(names)}"
+    sources = [source.kind for source in walk(run.reward)]
+    online = run.collection.refresh_every is not None
+    if online and "labels" in sources and not run.dataset.labels.clean:
+        yield (
+            f"collection={run.collection.name} orders its fresh responses by the judge, without "
+            "the label model of dataset.labels. Use collection=iterative, whose pools are "
+            "labelled with it, or a reward that is learnt from the labels"
+        )
+    if local and any(group.nuisance for group in groups):
+        yield (
+            f"dataset={run.dataset.name} is free text: which of its words are for show is known in "
+            "the embedded worlds only. Use nuisance: 0 in dataset.labels.annotators"
+        )
 
 
 def _judge_reasons(run: RunConfig, local: bool) -> Iterator[str]:

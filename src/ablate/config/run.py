@@ -11,15 +11,11 @@ from ablate.config.judge import JudgeConfig
 from ablate.config.model import BaseModelConfig
 from ablate.config.objective import ObjectiveConfig
 from ablate.config.reward import RewardConfig
+from ablate.config.sampler import SamplerConfig
+from ablate.config.selection import NumResponses
+from ablate.config.shaping import ShapingConfig
 from ablate.config.training import TrainingConfig
 from ablate.errors import ConfigError
-
-
-class NumResponses(Node):
-    """K, the responses per prompt that enter the loss, and how they are picked from the pool."""
-
-    k: PositiveInt
-    select: Literal["first", "paper", "best_worst"]
 
 
 class EvaluationConfig(Node):
@@ -66,9 +62,11 @@ class RunConfig(Node):
     objective: ObjectiveConfig
     num_responses: NumResponses
     reward: RewardConfig
+    shaping: ShapingConfig
     base_model: BaseModelConfig
     dataset: DatasetConfig = Field(discriminator="kind")
     collection: CollectionConfig
+    sampler: SamplerConfig = Field(discriminator="kind")
     judge: JudgeConfig = Field(discriminator="kind")
     evaluation: EvaluationConfig
     training: TrainingConfig

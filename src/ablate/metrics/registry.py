@@ -79,6 +79,7 @@ def stored(
 
 
 stored("reward", "judge reward", better=1)
+stored("reward_at_kl", "judge reward at equal KL", better=1)
 stored("reward_sft", "judge reward of SFT")
 stored("win_rate", "win rate against SFT", "%", better=1, scale=100.0, digits=1)
 stored("kl", "KL to reference", "nats", digits=2)

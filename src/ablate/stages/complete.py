@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablate.config.dataset import LocalConfig
+from ablate.config.dataset import GivenConfig
 from ablate.config.reward import judge_share
 from ablate.errors import AblateError, StoreError
 from ablate.stages.execute import Display, Execution, Silent
@@ -36,10 +36,11 @@ class Outcome:
 def run_name(plan: RunPlan) -> str:
     """A short name for people: the levels of the factors and the seed."""
     run = plan.run
+    shaping = "" if run.shaping.kind == "none" else f"{run.shaping.name} "
     collection = "" if run.collection.name == "offline" else f"{run.collection.name} "
     return (
-        f"{run.objective.name} k={run.num_responses.k} {run.reward.name} {run.base_model.name} "
-        f"{run.dataset.name} {collection}seed={run.seed.value}"
+        f"{run.objective.name} k={run.num_responses.k} {run.reward.name} {shaping}"
+        f"{run.base_model.name} {run.dataset.name} {collection}seed={run.seed.value}"
     )
 
 
@@ -173,7 +174,7 @@ def _record_data(
             **result("scores"),
             # all, part or none of the training reward is the judge itself (reward=gold)
             "judge_share": judge_share(
-                plan.run.reward, given=isinstance(plan.run.dataset, LocalConfig)
+                plan.run.reward, given=isinstance(plan.run.dataset, GivenConfig)
             ),
         },
         "stages": [

@@ -42,6 +42,7 @@ def curve_of(context: Context, tokenizer: PreTrainedTokenizerBase) -> Curve | No
             tokenizer,
             prompts,
             samples_per_prompt=params["samples_per_prompt"],
+            sampler=context.run.sampler,
             sampling=Sampling.model_validate(params["sampling"]),
             seed=params["seed"],
             judge=judge,

@@ -21,6 +21,7 @@ _GRIDS: dict[str, tuple[str, float, torch.dtype]] = {
 #: lists per response by their names in `PromptGroup`: the field of a group
 _DEEP = {
     "token_ref_logps": "ref_token_logps",
+    "old_token_logps": "old_token_logps",
     "win_probs": "win_probs",
     "extra_rewards": "extra_rewards",
     "token_weights": "token_weights",

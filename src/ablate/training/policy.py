@@ -15,6 +15,7 @@ from ablate.config.model import Lora
 from ablate.config.training import TrainingConfig
 from ablate.errors import ConfigError
 from ablate.objectives import Objective
+from ablate.training.behaviour import Behaviour, of_behaviour
 from ablate.training.collate import GroupCollator
 from ablate.training.groups import Group, presentation_order
 from ablate.training.lora import lora_config
@@ -72,6 +73,7 @@ def train_policy(
     seed: int,
     work_dir: Path,
     lora: Lora | None = None,
+    behaviour: Behaviour = "given",
     reference: PreTrainedModel | None = None,
     curve: Curve | None = None,
     report: Report | None = None,
@@ -89,6 +91,7 @@ def train_policy(
     Args:
         groups: prompts with their responses, whose reference log-probs come with them; or how
             groups are drawn from the policy as it stands (then every batch is a whole one).
+        behaviour: who drew groups that come as a list, for objectives with importance ratios.
         reference: a frozen model; None takes the initial weights.
         curve: measured before the first step, every so many steps and after the last.
         report: called after each step with (steps done, steps in all, the step's metrics).
@@ -113,6 +116,7 @@ def train_policy(
     else:
         check_fit(groups, objective, model)
         order, steps = _plan(len(groups), training, seed)
+        groups = of_behaviour(model, tokenizer, groups, objective, behaviour)
         frozen = model if reference is None else reference
         groups = with_reference(frozen, tokenizer, read_by(groups, objective), objective)
         pairs = mismatched(groups, order, training.batch_size, objective, frozen, tokenizer)

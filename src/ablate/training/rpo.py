@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ablate.groups import PromptGroup
-from ablate.objectives import Objective, ObjectiveState, response_scales
+from ablate.objectives import Objective, ObjectiveState, response_scales, token_scales
 from ablate.training.collate import SIDE_TEXTS, prompt_group, real_prompts, real_sequences
 from ablate.training.source import GroupSource
 from ablate.training.token_kl import token_logps_and_kl
@@ -113,11 +113,14 @@ class RPOTrainer(GroupTrainer):
         whole = _concatenate(pieces)
         state = self.objective_state.update(whole)
         output = self.objective(whole, state)
-        scales = response_scales(self.objective, whole, state)
+        by_token = self.objective.needs.tokens
+        scales = (token_scales if by_token else response_scales)(self.objective, whole, state)
         start = mine
         for batch in batches:
             rows, columns = int(real_prompts(batch).sum()), batch["mask"].shape[1]
             batch["scales"] = scales[start : start + rows, :columns]
+            if by_token:
+                batch["scales"] = batch["scales"][..., : int(batch["lengths"].max())]
             start += rows
         self.window_loss = output.loss.detach()
         self._share = 1 / len(batches)
@@ -150,7 +153,7 @@ class RPOTrainer(GroupTrainer):
             # nothing but fillers: no loss, yet the other processes wait for this one's backward
             return group.policy_logps.sum() + self._window_share()
         if "scales" in inputs and self.window_loss is not None:
-            logps = group.policy_logps
+            logps = group.policy_logps if group.token_logps is None else group.token_logps
             surrogate = (inputs["scales"].to(logps.dtype) * logps).sum() * processes
             # the value is this micro-batch's share of the loss, the gradient the surrogate's
             return surrogate - surrogate.detach() + self._window_share()
