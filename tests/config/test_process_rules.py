@@ -18,6 +18,16 @@ HUB = ["base_model=llama3.1_8b", "base_model.path=here"]
             ["runtime.processes=4", "training.micro_batch_size=32"],
             r"each of 4 processes has 16 of training\.batch_size=64",
         ),
+        (
+            [
+                "dataset=sums",
+                "collection=online",
+                "shaping=hapo",
+                "reward=verifier",
+                "runtime.processes=2",
+            ],
+            r"shaping=hapo .* use runtime\.processes=1",
+        ),
         ([*HUB, "objective=kto"], r"objective=kto .* mismatched pairs .* runtime\.fsdp=false"),
         ([*HUB, "objective=tdpo2"], r"objective=tdpo2 .* runtime\.fsdp=false"),
         ([*HUB, "collection=online"], r"collection\.refresh_every samples .* runtime\.fsdp=false"),
