@@ -90,13 +90,11 @@ def main() -> None:
     prompts = prompts[: given.prompts]
     pool = run.dataset.pool
 
-    cases = [
-        Case(words, threads, len(prompts))
-        for threads in given.threads
-        for words in ([], ["sampler.batch_size=512"], ["sampler.batch_size=64"])
-    ]
+    first, few = given.threads[0], min(len(prompts), 128)
+    cases = [Case([], threads, len(prompts)) for threads in given.threads]
+    cases += [Case([f"sampler.batch_size={size}"], first, few) for size in (64, 256, 1024)]
     # on a CPU continuous batching is only there to be tried
-    cases.append(Case(["sampler=continuous"], given.threads[0], min(len(prompts), 128)))
+    cases.append(Case(["sampler=continuous"], first, few))
     load_before = os.getloadavg()[0]
     tokens: dict[int, int] = {}
     for number in range(given.rounds + 1):

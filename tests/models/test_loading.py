@@ -33,6 +33,11 @@ def _config(**changes):
         "dtype": "float32",
         "lora": None,
         "preference_lr": 1e-3,
+        "preference_batch_size": 8,
+        "micro_batch_size": None,
+        "gradient_checkpointing": False,
+        "processes": 1,
+        "fsdp": False,
         "sft": SFT(steps=0, batch_size=1, lr=1e-3, warmup_steps=0, weight_decay=0.0),
     }
     return BaseModelConfig(**{**values, **changes})
@@ -107,6 +112,9 @@ def test_missing_models_say_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="hf download nobody/nothing-here"):
         load_model("nobody/nothing-here")
     (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"no \.safetensors file.*save_pretrained"):
+        load_model(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_model(tmp_path)
 

@@ -193,7 +193,9 @@ def test_any_objective_and_reward_trains_online(store: Path, words: list[str]) -
     data = outcome.record.data
     assert data["status"] == "done"
     steps = pd.read_parquet(outcome.record.path / "train.parquet")
-    assert (steps["grad_norm"] > 0).all()
+    # a step whose prompts all hold nothing but ties teaches nothing
+    assert ((steps["grad_norm"] > 0) == (steps["usable"] > 0)).all()
+    assert steps["usable"].sum() > 0
     assert (steps["responses"] == steps["prompts"] * data["config"]["num_responses"]["k"]).all()
     curve = pd.read_parquet(outcome.record.path / "curve.parquet")
     of_answers_alone = data["reward"]["kind"] not in ("labels", "pairwise")
@@ -294,8 +296,8 @@ def test_prompts_of_a_file_are_answered_by_the_policy_and_scored_by_its_judge(
     local = ["dataset=local", f"dataset.path={path}", "dataset.judge_share=0.2",
              "dataset.valid_share=0.1", "dataset.test_share=0.1", "num_responses=3",
              "dataset.pool.sampling.max_new_tokens=12", "dataset.pool.sampling.temperature=3",
-             "evaluation.num_valid=4",
-             "evaluation.num_test=4", "collection.curve_prompts=3"]  # fmt: skip
+             "evaluation.num_valid=4", "evaluation.num_test=4",
+             "collection.curve_prompts=3"]  # fmt: skip
     config = compose([*kept, f"results_dir={tmp_path / 's'}", *local, *words])
     legality.check(config)
     check_data(config)

@@ -22,6 +22,7 @@ _LEVEL_OF = {
     "objective": "config.objective.",
     "num_responses": "config.num_responses.k",
     "reward": "config.reward.",
+    "shaping": "config.shaping.",
     "base_model": "config.base_model.",
     "dataset": "config.dataset.",
     "collection": "config.collection.",

@@ -12,6 +12,7 @@ FACTORS = {
     "objective": "what the policy is trained to minimise",
     "num_responses": "K, the responses per prompt that enter the loss",
     "reward": "what training sees of the responses' quality",
+    "shaping": "what the length of an answer does to its 0/1 reward",
     "base_model": "the model before preference training",
     "dataset": "prompts, responses and demonstrations",
     "collection": "how often responses are refreshed",
@@ -29,6 +30,7 @@ EXAMPLES = [
         "ablate objective=dpo,simpo,rpo_bwd num_responses=2,4 seed=0,1 -m",
         "a sweep: twelve runs, one table",
     ),
+    ("ablate data hh_rlhf dataset.path=~/hh-rlhf", "look at a dataset before using it"),
 ]
 
 

@@ -15,7 +15,8 @@ from ablate.launch.local import RunOutcome, State, default_workers, run_locally
 from ablate.launch.sweep import freeze, prepare
 from ablate.results import load
 from ablate.stages.complete import run_name
-from ablate.stages.preflight import check_data, check_judge
+from ablate.stages.judging import check_judge
+from ablate.stages.preflight import check_data
 from ablate.stages.tracker import check_tracker
 from ablate.store import records
 from ablate.store.layout import check_writable
@@ -30,14 +31,17 @@ def sweep_locally(
         ConfigError: an illegal combination in any arm, before anything runs.
     """
     console = Console()
+    notes: dict[str, None] = {}
     for run in runs:
         try:
             legality.check(run)
         except ConfigError as error:
             where = f"{run.objective.name}, num_responses {run.num_responses.k}"
             raise ConfigError(f"{error}\n(in the arm {where})") from None
-        check_data(run)
+        notes |= dict.fromkeys(check_data(run))
         check_tracker(run)
+    for note in notes:
+        console.print(f"[dim]data: {note}[/]", highlight=False)
     folders = sorted({run.results_dir for run in runs})
     if len(folders) > 1:
         raise ConfigError(f"a sweep writes to one results_dir, not to {', '.join(folders)}")

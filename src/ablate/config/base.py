@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class Node(BaseModel):
@@ -11,8 +11,8 @@ class Node(BaseModel):
 
     Unknown keys are errors and no field has a default here: a default lives in the YAML level
     that a person reads. A field added after results exist may carry
-    `Field(json_schema_extra={"neutral": value})` together with that default; while it holds the
-    neutral value it is left out of every identity, so that older results stay valid.
+    `= neutral(value)`, which is no default: while it holds that value it is left out of every
+    identity, so that older results stay valid.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -27,6 +27,11 @@ class Node(BaseModel):
                 continue
             plain[name] = _plain(value)
         return plain
+
+
+def neutral(value: Any, **limits: Any) -> Any:
+    """A field added after results exist: left out of every identity while it holds `value`."""
+    return Field(json_schema_extra={"neutral": value}, **limits)
 
 
 def _plain(value: Any) -> Any:

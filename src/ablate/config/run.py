@@ -13,6 +13,7 @@ from ablate.config.objective import ObjectiveConfig
 from ablate.config.reward import RewardConfig
 from ablate.config.sampler import SamplerConfig
 from ablate.config.selection import NumResponses
+from ablate.config.shaping import ShapingConfig
 from ablate.config.training import TrainingConfig
 from ablate.errors import ConfigError
 
@@ -49,6 +50,8 @@ class Runtime(Node):
     """The machine's side of a run; no part of any identity."""
 
     threads: PositiveInt | None
+    processes: PositiveInt
+    fsdp: bool
     device: Literal["auto", "cpu", "cuda"]
     min_free_mb: NonNegativeInt
 
@@ -59,10 +62,11 @@ class RunConfig(Node):
     objective: ObjectiveConfig
     num_responses: NumResponses
     reward: RewardConfig
+    shaping: ShapingConfig
     base_model: BaseModelConfig
     dataset: DatasetConfig = Field(discriminator="kind")
     collection: CollectionConfig
-    sampler: SamplerConfig
+    sampler: SamplerConfig = Field(discriminator="kind")
     judge: JudgeConfig = Field(discriminator="kind")
     evaluation: EvaluationConfig
     training: TrainingConfig

@@ -14,8 +14,13 @@ from transformers import (
 )
 
 from ablate.errors import ModelError
-from ablate.models.loading import check_lengths, context_length, resolve_device
-from ablate.models.missing import offline_help
+from ablate.models.loading import (
+    check_lengths,
+    context_length,
+    resolve_device,
+    resolve_dtype,
+)
+from ablate.models.missing import check_safetensors, offline_help
 from ablate.trl_compat.quiet import quiet
 
 
@@ -40,13 +45,19 @@ def load_reward_model(
     path = str(path_or_id)
     if not os.path.isdir(path) and path.startswith(("/", ".", "~")):
         raise ModelError(f"the reward model folder {path} does not exist")
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if os.path.isdir(path):
+        check_safetensors(path)
+    place = resolve_device(device)
+    options: dict[str, Any] = {
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+        "use_safetensors": True,
+    }
     try:
         with quiet():
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 path,
-                dtype=getattr(torch, dtype),
-                use_safetensors=True,
+                dtype=resolve_dtype(dtype, place),
                 output_loading_info=True,
                 **options,
             )
@@ -58,7 +69,7 @@ def load_reward_model(
             "missing): it is a language model, not a reward model"
         )
     check_outputs(path, int(model.config.num_labels), output, outputs)
-    return model.to(resolve_device(device)).eval()
+    return model.to(place).eval()
 
 
 def check_outputs(path: str, found: int, output: int | None, outputs: int = 1) -> None:

@@ -18,11 +18,14 @@ FACTORS = {
     "objective": ("objective", "name"),
     "num_responses": ("num_responses", "k"),
     "reward": ("reward", "name"),
+    "shaping": ("shaping", "name"),
     "base_model": ("base_model", "name"),
     "dataset": ("dataset", "name"),
     "collection": ("collection", "name"),
     "seed": ("seed", "value"),
 }
+#: the level of a factor in records made before there was a choice
+BEFORE = {"shaping": "none"}
 EVAL = "eval.parquet"
 TRAIN = "train.parquet"
 CURVE = "curve.parquet"
@@ -51,8 +54,9 @@ def load(root: str | Path = "results", ids: Iterable[str] | None = None) -> pd.D
     """One row per run, its newest revision.
 
     Columns: id, name, status (done or diverged), revision, the factors (objective, num_responses,
-    reward, base_model, dataset, collection, seed), every setting as `config.<path>`, every metric
-    as `<metric>/<split>` with `<metric>/<split>/se` and `<metric>/<split>/n` (over prompts),
+    reward, shaping, base_model, dataset, collection, seed), every setting as `config.<path>`,
+    every metric as `<metric>/<split>` with `<metric>/<split>/se` and `<metric>/<split>/n` (over
+    prompts),
     `reward.<key>` (what is known of the training reward), `stage.<role>` (identities of the stages
     that it came from), tokens_trained, tokens_generated, device_seconds (seconds), finished (unix
     time), commit, path.
@@ -151,7 +155,10 @@ def row(record: Record) -> dict[str, Any]:
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
     """The columns of a frozen configuration: its factors, and every setting as `config.<path>`."""
-    factors = {factor: config[group][key] for factor, (group, key) in FACTORS.items()}
+    factors = {
+        factor: config[group][key] if group in config else BEFORE[factor]
+        for factor, (group, key) in FACTORS.items()
+    }
     return factors | {f"config.{path}": value for path, value in records.flat(config)}
 
 

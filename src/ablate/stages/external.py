@@ -8,6 +8,7 @@ from ablate.config.judge import Classifier
 from ablate.config.levels import read_level
 from ablate.config.model import BaseModelConfig
 from ablate.errors import ModelError
+from ablate.models.missing import check_safetensors, offline_help
 from ablate.store.files import checksum
 from ablate.store.layout import Layout
 from ablate.store.memory import remembered
@@ -40,8 +41,21 @@ def model_folder(path: str, content: dict[str, Any]) -> str:
     if "hub" not in content:
         return str(Path(path).expanduser())
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
 
-    return str(snapshot_download(content["hub"], revision=content["commit"]))
+    # not what lies beside: repositories hold the same weights in other formats
+    patterns = [f"*{suffix}" for suffix in (*WANTED, ".py")]
+    try:
+        return str(
+            snapshot_download(
+                content["hub"],
+                revision=content["commit"],
+                allow_patterns=patterns,
+                ignore_patterns=["*/*"],
+            )
+        )
+    except (HfHubHTTPError, OSError) as error:
+        raise ModelError(offline_help(content["hub"], "model", error)) from error
 
 
 def local_folder(path: str, revision: str | None, setting: str) -> str:
@@ -92,11 +106,7 @@ def _hub(path: str, revision: str | None, setting: str) -> dict[str, Any]:
 def _digests(folder: Path, layout: Layout, wanted: tuple[str, ...]) -> dict[str, str]:
     """sha256 of each file; remembered by path, size and time, since weights can be large."""
     paths = sorted(path for path in folder.iterdir() if path.suffix in wanted)
-    if not any(path.suffix == ".safetensors" for path in paths):
-        raise ModelError(
-            f"{folder} holds no .safetensors file; ablate loads weights in that format only "
-            "(save the model with model.save_pretrained)"
-        )
+    check_safetensors(folder)
     result = {}
     for path in paths:
         stat = path.stat()
@@ -123,8 +133,5 @@ def _commit(hub_id: str, revision: str | None, setting: str) -> str:
     try:
         return Path(snapshot_download(hub_id, revision=revision, local_files_only=True)).name
     except (LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"the hub id {hub_id} cannot be reached{reason} and is not in the local cache. "
-            f"On a machine with network run `hf download {hub_id} --local-dir models/"
-            f"{hub_id.rpartition('/')[2]}`, then set {setting} to that folder"
-        ) from error
+        message = offline_help(hub_id, "model", error, setting)
+        raise ModelError(f"the hub cannot be reached{reason}; {message}") from error

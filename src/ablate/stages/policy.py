@@ -6,6 +6,7 @@ from typing import Any
 
 from ablate.config.selection import NumResponses
 from ablate.config.training import TrainingConfig
+from ablate.datasets import open_dataset
 from ablate.errors import DataError
 from ablate.models.loading import weights_digest
 from ablate.models.tokenizer import load_tokenizer
@@ -29,9 +30,11 @@ from ablate.stages.curve import curve_of
 from ablate.stages.rollout import SELECTION_SEED, fresh_groups, pick, reward_fields
 from ablate.store.files import read_json, write_json
 from ablate.store.tables import read_table, write_table
+from ablate.training.behaviour import Behaviour
 from ablate.training.groups import Group
 from ablate.training.online import FreshGroups
 from ablate.training.policy import train_policy
+from ablate.trl_compat.arguments import world_size
 
 
 def run(context: Context) -> None:
@@ -70,6 +73,7 @@ def run(context: Context) -> None:
             }
         ),
         lora=context.run.base_model.lora,
+        behaviour=_behaviour(context),
         reference=reference,
         curve=curve_of(context, tokenizer),
         seed=context.params["seed"],
@@ -77,6 +81,8 @@ def run(context: Context) -> None:
         report=context.report,
         log=context.log,
     )
+    if not context.leads:
+        return
     for step, folder in result.checkpoints:
         folder.rename(context.out / f"step-{step}")
     saved = [step for step, _ in result.checkpoints]
@@ -108,8 +114,16 @@ def run(context: Context) -> None:
             "tokens": int(result.steps["tokens"].iloc[-1]) if len(result.steps) else 0,
             "curve": result.curve.to_dict("records"),
             "seconds": time.monotonic() - started,
+            "processes": world_size(),
         },
     )
+
+
+def _behaviour(context: Context) -> Behaviour:
+    """Who drew stored responses: the initial policy, unless they came with the data."""
+    run = context.run
+    given = run.collection.kind == "offline" and open_dataset(run.dataset).has_responses
+    return "given" if given else "initial"
 
 
 def _diverged_before(context: Context) -> dict[str, Any] | None:
@@ -157,7 +171,11 @@ def select_groups(context: Context) -> tuple[list[Group], int]:
     if previous is not None:
         other = read_table(previous / REF_LOGPS).rename(columns={"logp": "prev_logp"})
         table = joined(table, other, ["prev_logp"])
-    sampled = context.run.objective.needs.reference_sample
+    needs = context.run.objective.needs
+    sampled = needs.reference_sample
+    # texts of the prompt that came with the data
+    texts = ["gold_ids"] * needs.gold
+    texts += ["rationale_ids", "rationale_prompt_ids"] * needs.rationale
     groups = []
     widest = 0.0
     for name, rows in grouped(table):
@@ -185,6 +203,7 @@ def select_groups(context: Context) -> tuple[list[Group], int]:
                 pool_index=numbers,
                 prev_logps=None if previous is None else rows["prev_logp"].tolist(),
                 sample_ids=sample_ids,
+                **{name: list(rows[name].iloc[0]) for name in texts},
                 **reward_fields(rows, picked),
             )
         )

@@ -65,6 +65,11 @@ def plan_reward(planner: Planner, reward: RewardConfig, sft: Stage) -> "PlannedR
     """
     planned = PlannedReward({}, {})
     planned.params = _params(planner, Part(reward, 0), sft, (), planned.inputs)
+    shaping = planner.run.shaping
+    if shaping.kind != "none":
+        settings = shaping.identity()
+        settings.pop("name")
+        planned.params["shaping"] = settings
     return planned
 
 

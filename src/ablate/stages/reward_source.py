@@ -8,6 +8,7 @@ import pandas as pd
 
 from ablate.config.reward import ExplicitReward, RewardConfig, parts
 from ablate.config.run import RunConfig
+from ablate.config.shaping import ShapingConfig
 from ablate.datasets import open_dataset
 from ablate.rewards.classifier import ClassifierScorer, ClassifierSource
 from ablate.rewards.scorers import (
@@ -15,6 +16,7 @@ from ablate.rewards.scorers import (
     ImplicitScorer,
     RewardModelScorer,
 )
+from ablate.rewards.shaping import Shaper
 from ablate.rewards.sources import (
     EnsembleSource,
     FormatScorer,
@@ -55,7 +57,11 @@ def open_reward(context: Context, splits: Sequence[str], fitted: bool = True) ->
         DataError, ModelError: a source that cannot be opened here.
     """
     opening = _Opening(context, splits)
-    reward = opening.reward(context.params["reward"], context.run.reward, ())
+    params = context.params["reward"]
+    reward = opening.reward(params, context.run.reward, ())
+    if "shaping" in params:
+        shaping = params["shaping"]
+        reward.shaper = Shaper(ShapingConfig.model_validate({**shaping, "name": shaping["kind"]}))
     if fitted:
         reward.restore(read_json(context.inputs["scores"] / RESULT)["fitted"])
     return reward

@@ -4,12 +4,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablate.config.dataset import Sampling
 from ablate.config.sampler import SamplerConfig
 from ablate.config.selection import RULES, NumResponses
+from ablate.config.shaping import WHOLE_BATCH
 from ablate.datasets import Prompt, open_dataset
+from ablate.errors import ConfigError
 from ablate.models.tokenizer import decode_response, encode_prompt
 from ablate.rewards.table import Answer, RewardTable
 from ablate.sampling.responses import SampledResponse
@@ -25,8 +28,9 @@ from ablate.training.online import FreshGroups, Visit
 #: K and seed of the policy chooses from the same order
 SELECTION_SEED = 0
 
-#: rewards of fresh answers; those to one prompt are compared with each other
-Score = Callable[[Sequence[Answer]], RewardTable]
+#: rewards of fresh answers, given the optimizer steps taken before they were drawn; those to one
+#: prompt are compared with each other
+Score = Callable[[Sequence[Answer], int], RewardTable]
 
 
 class PolicyRollout:
@@ -51,7 +55,7 @@ class PolicyRollout:
         self.tokenizer, self.prompts, self.score = tokenizer, prompts, score
         self.num_responses, self.num_samples = num_responses, num_samples
         self.sampler, self.sampling, self.seed = sampler, sampling, seed
-        self.prompt_ids = [encode_prompt(tokenizer, prompt.text) for prompt in prompts]
+        self.prompt_ids = [encode_prompt(tokenizer, prompt.conversation) for prompt in prompts]
 
     def groups(self, policy: PreTrainedModel, visits: Sequence[Visit]) -> list[Group]:
         """A group of K rewarded responses per visit."""
@@ -94,7 +98,9 @@ class PolicyRollout:
         return [found[start : start + count] for start in range(0, len(found), count)]
 
     def rewards(
-        self, visits: Sequence[Visit], drawn: Sequence[Sequence[SampledResponse]]
+        self,
+        visits: Sequence[Visit],
+        drawn: Sequence[Sequence[SampledResponse]],
     ) -> list[pd.DataFrame]:
         """The training rewards of fresh responses: the one place where they are made.
 
@@ -110,7 +116,7 @@ class PolicyRollout:
                 for place in places
                 for response in drawn[place]
             ]
-            columns = self.score(answers).columns()
+            columns = self.score(answers, visits[places[0]].step).columns()
             start = 0
             for place in places:
                 tables[place] = columns.iloc[start : start + len(drawn[place])]
@@ -121,7 +127,8 @@ class PolicyRollout:
         prompt = self.prompts[visit.prompt]
         text = decode_response(self.tokenizer, response.ids)
         ids = self.prompt_ids[visit.prompt]
-        return Answer(prompt.id, prompt.text, ids, text, response.ids)
+        messages = None if prompt.messages is None else list(prompt.messages)
+        return Answer(prompt.id, prompt.text, ids, text, response.ids, messages=messages)
 
 
 def pick(rows: pd.DataFrame, chosen: NumResponses, name: str, numbers: Sequence[int]) -> list[int]:
@@ -165,10 +172,13 @@ def fresh_groups(context: Context, tokenizer: PreTrainedTokenizerBase) -> FreshG
     drawing = context.params["collection"]
     chosen = NumResponses.model_validate(context.params["num_responses"])
     prompts = part_of(open_dataset(context.run.dataset).prompts("train"), drawing["part"])
+    reward = open_reward(context, ["train"])
+    if reward.shaper is not None:
+        _refuse_shares(context)
     rollout = PolicyRollout(
         tokenizer,
         prompts,
-        open_reward(context, ["train"]).score,
+        reward.score,
         num_responses=chosen,
         sampler=context.run.sampler,
         num_samples=drawing["num_samples"] or chosen.k,
@@ -176,3 +186,14 @@ def fresh_groups(context: Context, tokenizer: PreTrainedTokenizerBase) -> FreshG
         seed=context.params["seed"],
     )
     return FreshGroups(len(prompts), drawing["refresh_every"], rollout)
+
+
+def _refuse_shares(context: Context) -> None:
+    """Each process rewards its share of a step's responses; some shapers look at all of them."""
+    shaping = context.params["reward"]["shaping"]["kind"]
+    alone = not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
+    if shaping in WHOLE_BATCH and not alone:
+        raise ConfigError(
+            f"shaping={shaping} looks at all responses of a step, but with several processes each "
+            "rewards its share. Use one process, or shaping=slpo, truncation or budget"
+        )
