@@ -11,7 +11,7 @@ from objective_groups import LEVELS, change, random_group
 from ablate.config import legality
 from ablate.config.compose import compose
 from ablate.config.levels import conf_dir, level_path, level_summary, read_level
-from ablate.config.objective import objective_config
+from ablate.config.objective import objective_config, objective_of_slots
 from ablate.errors import ConfigError, DataError
 from ablate.objectives import Objective, fingerprint, make_objective
 
@@ -310,6 +310,14 @@ def test_a_run_is_refused_exactly_where_the_pipeline_lacks_something(name):
     assert what in line
     assert "reward=" in line
     legality.check(compose([f"objective={name}", f"reward={reward}"]))
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_an_objective_comes_back_from_what_identifies_it(name):
+    config = objective_config(read_level("objective", name))
+    again = objective_of_slots(config.identity(), name)
+    assert again.identity() == config.identity()
+    assert again.needs == config.needs
 
 
 def test_weights_and_parts_of_a_mixture_are_typed_like_any_setting():

@@ -29,6 +29,15 @@ class Node(BaseModel):
         return plain
 
 
+def neutral_values(node: type[Node]) -> dict[str, Any]:
+    """What `identity` leaves out: the neutral values of a node's fields, by name."""
+    return {
+        name: field.json_schema_extra["neutral"]
+        for name, field in node.model_fields.items()
+        if isinstance(field.json_schema_extra, dict) and "neutral" in field.json_schema_extra
+    }
+
+
 def neutral(value: Any, **limits: Any) -> Any:
     """A field added after results exist: left out of every identity while it holds `value`."""
     return Field(json_schema_extra={"neutral": value}, **limits)

@@ -192,6 +192,7 @@ def learnt(
             "epochs": training.epochs,
             "max_steps": None,
             "select_checkpoint": "last",
+            "select_by": "judge",
         }
     else:
         params["kind"] = training.loss
