@@ -11,7 +11,8 @@ import pytest
 from ablate.config.compose import compose
 from ablate.errors import ConfigError
 from ablate.launch import local
-from ablate.launch.local import RunOutcome, State, jobs_of, run_locally
+from ablate.launch.jobs import jobs_of
+from ablate.launch.local import RunOutcome, State, run_locally
 from ablate.launch.sweep import Sweep, freeze, prepare, thaw
 from ablate.store import records
 from smallrun import SMALL
@@ -20,14 +21,13 @@ from smallrun import SMALL
 def sweep_of(store: Path, *arms: list[str]) -> Sweep:
     runs = [compose([*SMALL, f"results_dir={store}", *arm]) for arm in arms]
     sweep = prepare(runs)
-    freeze(sweep, ["test"])
+    freeze(sweep, ["test"], "local", {"workers": 2})
     return sweep
 
 
 def go(sweep: Sweep, show: local.Show | None = None) -> dict[str, RunOutcome]:
-    names = {identity: planned.run.objective.name for identity, planned in sweep.plans.items()}
-    outcomes = run_locally(sweep, 2, names, show or (lambda state: None))
-    return {outcome.name: outcome for outcome in outcomes}
+    outcomes = run_locally(sweep, 2, show or (lambda state: None))
+    return {sweep.plans[o.identity].run.objective.name: o for o in outcomes}
 
 
 def test_shared_stages_are_jobs_of_their_own_and_come_first(tmp_path: Path) -> None:

@@ -12,5 +12,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ablate.cli.objectives:main",
         "the preference objectives: formula, needs and defaults; or one in full",
     ),
+    "status": ("ablate.cli.status:main", "how the runs of a sweep stand"),
+    "retry": ("ablate.cli.retry:main", "runs of a sweep that failed or were lost, once more"),
+    "cancel": ("ablate.cli.cancel:main", "take what is left of a sweep out of SLURM's queue"),
+    "logs": ("ablate.cli.logs:main", "what a run of a sweep printed"),
     "help": ("ablate.cli.help:main", "the factors with their levels, and examples"),
 }

@@ -1,4 +1,4 @@
-"""What one local job does: computes one stage, or completes one run, of a frozen run."""
+"""What one job does: computes one stage, or completes one run, of a frozen run."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from ablate import preemption
 from ablate.errors import AblateError
 from ablate.launch.sweep import layout_of, thaw
 from ablate.stages.complete import complete
@@ -17,6 +18,9 @@ from ablate.store.stages import StageStore
 def work(frozen: str, stage: str | None, outcome: str, log: str, gpu: str | None) -> None:
     """Entry of a job's process; leaves its outcome as JSON and exits with 0 or 1.
 
+    A process that is asked to make room (SIGUSR2) exits with `preemption.EXIT_CODE` and no
+    outcome: it may be started again.
+
     Args:
         frozen: path of the frozen run.
         stage: identity of the stage to compute; None completes the run.
@@ -27,7 +31,8 @@ def work(frozen: str, stage: str | None, outcome: str, log: str, gpu: str | None
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    preemption.listen(signal.SIGUSR2)
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     try:
@@ -43,6 +48,9 @@ def work(frozen: str, stage: str | None, outcome: str, log: str, gpu: str | None
             wanted = next(item for item in planned.stages() if item.identity == stage)
             Execution(StageStore(layout)).ensure(wanted)
             write_json(Path(outcome), {"status": "done"})
+    except preemption.Preempted as wish:
+        print(f"asked to end by {wish}; what was published is kept", file=sys.stderr)
+        sys.exit(preemption.EXIT_CODE)
     except KeyboardInterrupt:
         sys.exit(130)
     except AblateError as error:
@@ -55,3 +63,12 @@ def work(frozen: str, stage: str | None, outcome: str, log: str, gpu: str | None
         reason = f"{type(error).__name__}: {error}"
         write_json(Path(outcome), {"status": "failed", "reason": reason})
         sys.exit(1)
+
+
+def death(code: int | None) -> str:
+    """How a process ended that left no outcome."""
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        hint = " (out of memory?)" if name == "SIGKILL" else ""
+        return f"its process was killed by {name}{hint}"
+    return f"its process ended with exit code {code}"
