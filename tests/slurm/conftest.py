@@ -1,4 +1,4 @@
-"""The real SLURM of `make slurm-test`; without it these tests say that they are skipped, and why."""
+"""The real SLURM of `make slurm-test`; without it these tests are skipped and say why."""
 
 import os
 import subprocess
@@ -52,7 +52,7 @@ class Desk:
         words = [(status.name.split(), status) for status in sweep_status(self.sweep())]
         return {f"{name[0]}-{name[-1].removeprefix('seed=')}": status for name, status in words}
 
-    def until(self, done, seconds: float = 240, say: str = "") -> None:
+    def until(self, done, seconds: float = 600, say: str = "") -> None:
         """Waits for a condition; shows how things stand when it never comes."""
         end = time.monotonic() + seconds
         while not done():
@@ -64,7 +64,7 @@ class Desk:
                 raise AssertionError(f"waited {seconds} s for {say}: {told}\n{logs}")
             time.sleep(0.5)
 
-    def until_idle(self, seconds: float = 240) -> None:
+    def until_idle(self, seconds: float = 600) -> None:
         self.until(lambda: not scheduler.queue(), seconds, "an empty queue")
 
 

@@ -43,15 +43,15 @@ def test_twelve_runs_share_their_stages_and_all_are_done(desk) -> None:
 
 
 def test_rough_weather(desk, controller) -> None:
-    """Twelve runs; one killed, one cancelled, one raising, YAML edited, the controller restarted."""
+    """Twelve runs: one killed, one cancelled, one raises; YAML edited, controller restarted."""
     levels = desk.folder / "mine" / "objective"
     levels.mkdir(parents=True)
     mine = levels / "mine.yaml"
     text = "defaults: [dpo, _self_]\nname: mine\nbeta: 0.25\n"
     mine.write_text(text)
     names = [*OBJECTIVES[:5], "mine"]
-    where = "hydra.searchpath=[file://mine]"
-    desk.submit(where, f"objective={','.join(names)}", "seed=0,1")
+    where = ["--config-dir", "mine"]
+    desk.submit(*where, f"objective={','.join(names)}", "seed=0,1")
     folder, layout = desk.sweep(), Layout(desk.results)
     ids = {name: status.identity for name, status in desk.status().items()}
     jobs = submitted(folder)
@@ -88,7 +88,7 @@ def test_rough_weather(desk, controller) -> None:
 
     # the frozen run cannot be made up again by retry: the same command writes it anew
     mine.write_text(text)
-    desk.submit(where, f"objective={','.join(names)}", "seed=0,1")
+    desk.submit(*where, f"objective={','.join(names)}", "seed=0,1")
     desk.until_idle()
     assert {status.state for status in desk.status().values()} == {"done"}
     assert list(published(desk.results).values()) == [1] * 12, "each exactly once"
