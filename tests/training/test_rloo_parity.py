@@ -7,10 +7,16 @@ arXiv 2502.00203: with samples from the policy held fixed, the scale of response
 import pytest
 import torch
 from datasets import Dataset
+from rollouts import Replay
+from transformers import TrainerCallback
 from trl import RLOOConfig, RLOOTrainer
 
 from ablate.groups import PromptGroup
 from ablate.objectives import make_objective, response_scales
+from ablate.training.groups import Group
+from ablate.training.online import FreshGroups, OnlineGroups
+from ablate.training.rpo import RPOTrainer
+from ablate.trl_compat.arguments import Optimisation, common_arguments
 from ablate.trl_compat.quiet import QuietTrainer, quiet
 
 BETA, K = 0.3, 4
@@ -104,6 +110,62 @@ def test_the_online_scale_of_sqloo_is_trls_rloo_advantage(rloo, make_model, plai
         assert torch.allclose(value.grad, factor * gradient[name], atol=1e-4 * factor * largest), (
             name
         )
+
+
+class FirstGradient(TrainerCallback):
+    """Keeps the gradient of the first step."""
+
+    values = None
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        parameters = model.named_parameters()
+        self.values = {name: value.grad.clone() for name, value in parameters}
+
+
+@pytest.mark.parametrize("micro", [None, 1])
+def test_an_online_step_of_our_trainer_has_trls_gradient(
+    rloo, make_model, tokenizer, tmp_path, micro
+):
+    """The samples that TRL drew, through our source, reference and trainer: βK²/(K-1) times."""
+    samples, gradient = rloo
+    rows = sampled(samples)
+    groups = [
+        Group(
+            prompt_id=str(start),
+            prompt_ids=rows[start][0],
+            response_ids=[ids for _, ids in rows[start : start + K]],
+            rewards=reward([ids for _, ids in rows[start : start + K]]),
+            pool_index=list(range(K)),
+        )
+        for start in range(0, len(rows), K)
+    ]
+    objective = make_objective("rpo_sqloo", beta=BETA, eta=1.0)
+    count, policy = len(groups), make_model(1)
+    source = OnlineGroups(
+        FreshGroups(count, 1, Replay(groups)), list(range(count)), count, objective,
+        make_model(0), tokenizer,
+    )  # fmt: skip
+    optimisation = Optimisation(
+        lr=1e-4, schedule="constant", warmup_steps=0, batch_size=count, micro_batch_size=micro,
+        weight_decay=0.0, max_grad_norm=None,
+    )  # fmt: skip
+    keeper = FirstGradient()
+    with quiet():
+        arguments = common_arguments(
+            optimisation, output_dir=str(tmp_path / "ours"), seed=0, max_steps=1, model=policy,
+            mixed_bf16=False,
+        )  # fmt: skip
+        trainer = RPOTrainer(
+            policy, arguments, objective=objective, source=source, num_positions=count,
+            tokenizer=tokenizer, callbacks=[keeper],
+        )  # fmt: skip
+        trainer.train()
+        trainer.release()
+    factor = BETA * K**2 / (K - 1)
+    largest = max(float(value.abs().max()) for value in gradient.values())
+    assert keeper.values.keys() == gradient.keys()
+    for name, value in keeper.values.items():
+        assert torch.allclose(value, factor * gradient[name], atol=1e-4 * factor * largest), name
 
 
 def test_the_target_scale_eta_is_where_they_part(rloo, make_model, plain_logps):

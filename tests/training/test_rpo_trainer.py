@@ -17,6 +17,7 @@ from ablate.training.groups import (
     presentation_order,
 )
 from ablate.training.rpo import RPOTrainer
+from ablate.training.source import FixedGroups
 from ablate.trl_compat.arguments import Optimisation, common_arguments
 from ablate.trl_compat.quiet import quiet
 
@@ -59,8 +60,8 @@ def first_step(
             mixed_bf16=False,
         )  # fmt: skip
         trainer = RPOTrainer(
-            model, arguments, objective=objective, collator=collator, num_positions=count,
-            tokenizer=tokenizer, callbacks=[keeper], reference=reference,
+            model, arguments, objective=objective, source=FixedGroups(collator),
+            num_positions=count, tokenizer=tokenizer, callbacks=[keeper], reference=reference,
         )  # fmt: skip
         keeper.trainer = trainer
         trainer.train()

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ablate.cli.curve import curve_table
 from ablate.cli.panel import metrics_table
 from ablate.cli.store_words import split_words
 from ablate.errors import ConfigError
@@ -29,6 +30,11 @@ def main(argv: Sequence[str]) -> int:
     console.print(f"status {record.data['status']}, revision {record.revision}, {record.path}\n")
     console.print(metrics_table(record))
     console.print("[dim]± 95 % over prompts: these checkpoints only[/]\n")
+    curve = curve_table(record.data["rounds"]) if "rounds" in record.data else None
+    if curve is not None:
+        console.print("[bold]along training, on prompts of valid[/]")
+        console.print(curve)
+        console.print()
     console.print(_facts(record))
     console.print("\n[bold]stages[/]")
     console.print(_stages(record))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from ablate.config.collection_rules import collection_reasons
 from ablate.config.dataset import LocalConfig
 from ablate.config.objective import ObjectiveConfig
 from ablate.config.run import RunConfig
@@ -17,10 +18,6 @@ UNPROVIDED = {
     "win_probs": (
         "the probability that one response beats another",
         "It takes a pairwise reward source; in Python, PromptGroup(win_probs=...)",
-    ),
-    "previous": (
-        "log-probs under the policy of the round before",
-        "It takes iterative collection; in Python, PromptGroup(prev_logps=...)",
     ),
     "gold": (
         "a gold response to every prompt",
@@ -68,17 +65,7 @@ def _reasons(run: RunConfig) -> Iterator[str]:
         )
     yield from unfed(objective)
     local = isinstance(run.dataset, LocalConfig)
-    if not local and k > run.dataset.pool.num_responses:
-        yield (
-            f"num_responses is {k}, but the pool holds {run.dataset.pool.num_responses} responses "
-            f"per prompt. Use dataset.pool.num_responses={k} or more"
-        )
-    if needs.reference_sample and (local or k >= run.dataset.pool.num_responses):
-        yield (
-            f"objective={objective.name} needs one more response drawn from the reference policy: "
-            f"a pool of sampled responses larger than num_responses={k} (dataset="
-            f"{run.dataset.name} with dataset.pool.num_responses={run.dataset.pool.num_responses})"
-        )
+    yield from collection_reasons(run)
     yield from _judge_reasons(run, local)
     yield from _reward_reasons(run)
     model = run.base_model

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from ablate.config.base import Node, explain
+from ablate.config.collection import CollectionConfig
 from ablate.config.dataset import DatasetConfig, Sampling
 from ablate.config.model import BaseModelConfig
 from ablate.config.objective import ObjectiveConfig
@@ -40,13 +41,6 @@ class RewardConfig(Node):
     #: a sequence classifier to use in place of a trained one (kind: explicit)
     path: str | None
     training: RewardTraining | None
-
-
-class CollectionConfig(Node):
-    """How often responses are refreshed from the current policy."""
-
-    name: str
-    kind: Literal["offline"]
 
 
 class JudgeConfig(Node):

@@ -1,6 +1,7 @@
 """Log-probabilities of given responses, and the exact divergence between two models on them."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,8 +92,13 @@ def response_token_logps(
     tokenizer: PreTrainedTokenizerBase,
     items: Sequence[Item],
     batch_tokens: int,
+    *,
+    attached: bool = False,
 ) -> list[list[list[float]]]:
-    """As `response_logps`, one number per token of each response."""
+    """As `response_logps`, one number per token of each response.
+
+    `attached`: the model is in training and keeps the fused head and the autocast that it has.
+    """
     rows = _flatten(items)
     lengths = [len(prompt) + len(response) for prompt, response in rows]
     check_lengths(lengths, context_length(model))
@@ -100,7 +106,7 @@ def response_token_logps(
     was_training = model.training
     model.eval()
     try:
-        with fused_head(model), torch.no_grad():
+        with nullcontext() if attached else fused_head(model), torch.no_grad():
             for batch in batches_by_length(lengths, batch_tokens):
                 ids, completion = pad_rows([rows[place] for place in batch], _pad(tokenizer))
                 device = model.device

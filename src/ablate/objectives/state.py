@@ -42,7 +42,8 @@ def advanced_state(config: ObjectiveConfig, state: State, group: PromptGroup) ->
         if config.baseline == "running_mean":
             both = torch.cat([values.gather(1, pairs.better), values.gather(1, pairs.worse)], dim=1)
             return _running_mean(state, both[torch.cat([counted, counted], dim=1)])
-        return _gap(config, state, pairs.gap(values)[counted] / config.beta)
+        # in float64 before the division, as the loss has it: the pair at the reach itself is kept
+        return _gap(config, state, pairs.gap(values)[counted].double() / config.beta)
 
 
 def _running_mean(state: State, values: Tensor) -> State:
@@ -60,7 +61,7 @@ def _gap(config: ObjectiveConfig, state: State, gaps: Tensor) -> State:
         return state
     assert config.gap_momentum is not None
     assert config.gap_keep is not None
-    keep, gaps = config.gap_momentum, gaps.double()
+    keep = config.gap_momentum
     spread = gaps.std().item() if gaps.numel() > 1 else 0.0
     mean = keep * state["gap_mean"] + (1 - keep) * gaps.mean().item()
     away = (gaps - mean).abs()

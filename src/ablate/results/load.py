@@ -83,8 +83,20 @@ def load_eval(root: str | Path = "results", ids: Iterable[str] | None = None) ->
 
 
 def load_train(root: str | Path = "results", ids: Iterable[str] | None = None) -> pd.DataFrame:
-    """One row per run and optimizer step: `id` and the columns of train.parquet."""
+    """One row per run and optimizer step: `id` and the columns of train.parquet.
+
+    Where a run has several rounds, `round` counts them from 1 and `step` begins anew in each.
+    """
     return _tables(root, ids, "train.parquet")
+
+
+def load_curve(root: str | Path = "results", ids: Iterable[str] | None = None) -> pd.DataFrame:
+    """One row per run and point of its over-optimisation curve; runs without one are left out.
+
+    Columns: id, (round,) step, judge_reward, training_reward (on training's scale), kl (to SFT, in
+    nats per response), length (tokens), truncated (share), all means over the same valid prompts.
+    """
+    return _tables(root, ids, "curve.parquet")
 
 
 def _tables(root: str | Path, ids: Iterable[str] | None, name: str) -> pd.DataFrame:
@@ -92,5 +104,6 @@ def _tables(root: str | Path, ids: Iterable[str] | None, name: str) -> pd.DataFr
     frames = [
         read_table(Path(path) / name).assign(id=identity)
         for identity, path in zip(runs.get("id", []), runs.get("path", []), strict=True)
+        if (Path(path) / name).exists()
     ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

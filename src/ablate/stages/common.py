@@ -21,6 +21,7 @@ LABELS = "labels.parquet"
 SCORES = "scores.parquet"
 REF_LOGPS = "ref_logps.parquet"
 STEPS = "train.parquet"
+CURVE = "curve.parquet"
 ANSWERS = "answers.parquet"
 RESULT = "result.json"
 
@@ -35,6 +36,20 @@ def load_policy(folder: Path, run: RunConfig) -> tuple[Any, Any]:
     )
     model.eval()
     return model, load_tokenizer(str(folder))
+
+
+def model_of(inputs: dict[str, Path], role: str) -> Path:
+    """The model folder of an input: SFT's only model, or a trained policy's chosen checkpoint.
+
+    The input `<role>_select` has chosen it where there is one; else it is the last.
+    """
+    folder = inputs[role]
+    if (folder / MODEL).is_dir():
+        return folder / MODEL
+    select = inputs.get(f"{role}_select")
+    if select is not None:
+        return folder / f"step-{read_json(select / RESULT)['step']}"
+    return folder / f"step-{read_json(folder / RESULT)['last']}"
 
 
 def read_pool(folder: Path) -> pd.DataFrame:

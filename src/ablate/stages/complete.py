@@ -10,7 +10,7 @@ from typing import Any
 
 from ablate.errors import AblateError, StoreError
 from ablate.stages.execute import Display, Execution, Silent
-from ablate.stages.graph import RunPlan
+from ablate.stages.graph import RunPlan, Stage
 from ablate.stages.registry import RUN_STAGES
 from ablate.stages.tracker import open_tracker
 from ablate.store import claims, files, records
@@ -33,9 +33,10 @@ class Outcome:
 def run_name(plan: RunPlan) -> str:
     """A short name for people: the levels of the factors and the seed."""
     run = plan.run
+    collection = "" if run.collection.name == "offline" else f"{run.collection.name} "
     return (
         f"{run.objective.name} k={run.num_responses.k} {run.reward.name} {run.base_model.name} "
-        f"{run.dataset.name} seed={run.seed.value}"
+        f"{run.dataset.name} {collection}seed={run.seed.value}"
     )
 
 
@@ -96,8 +97,9 @@ def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display)
         data["tracker_id"] = tracker.id
         with files.scratch(layout.scratch, f"record-{plan.identity[:12]}") as private:
             shutil.copyfile(evaluation / "eval.parquet", private / "eval.parquet")
-            policy = execution.ensure(plan.evaluation.inputs["policy"])
-            shutil.copyfile(policy / "train.parquet", private / "train.parquet")
+            rounds = [execution.ensure(stage) for stage in rounds_of(plan)]
+            join_rounds(rounds, "train.parquet", private)
+            join_rounds(rounds, "curve.parquet", private)
             record = records.publish(layout, plan.identity, private, data)
         tracker.finish(_summary(record))
     except AblateError as error:
@@ -144,6 +146,7 @@ def _record_data(
         return dict(results[stage.identity])
 
     policy, evaluated = result("policy"), result("evaluation")
+    rounds = [results[stage.identity] for stage in rounds_of(plan)]
     diverged = policy["diverged"]
     own = [stage.identity for stage in stages if stage.name in RUN_STAGES]
     own_seconds = sum(float(results[identity].get("seconds", 0.0)) for identity in own)
@@ -171,7 +174,10 @@ def _record_data(
             }
             for stage in stages
         ],
-        "tokens_trained": policy["tokens"],
+        "rounds": [
+            {key: done[key] for key in ("groups", "responses", "last", "curve")} for done in rounds
+        ],
+        "tokens_trained": sum(done["tokens"] for done in rounds),
         "tokens_generated": evaluated["tokens"],
         "device_seconds": round(own_seconds, 3),
         "started": started,
@@ -183,6 +189,33 @@ def _record_data(
         },
         "provenance": provenance(),
     }
+
+
+def rounds_of(plan: RunPlan) -> list[Stage]:
+    """The policy stages of a run's rounds, the first one first."""
+    found = [plan.evaluation.inputs["policy"]]
+    while "before" in found[0].inputs:
+        found.insert(0, found[0].inputs["before"])
+    return found
+
+
+def join_rounds(rounds: list[Path], name: str, folder: Path) -> None:
+    """Copies the table of one round, or joins those of several with a column `round` in front."""
+    from ablate.store.tables import read_table, write_table
+
+    present = [
+        (number, path / name) for number, path in enumerate(rounds, 1) if (path / name).exists()
+    ]
+    if len(rounds) == 1:
+        for _, path in present:
+            shutil.copyfile(path, folder / name)
+    elif present:
+        import pandas as pd
+
+        tables = [read_table(path) for _, path in present]
+        for (number, _), table in zip(present, tables, strict=True):
+            table.insert(0, "round", number)
+        write_table(pd.concat(tables, ignore_index=True), folder / name)
 
 
 def _summary(record: Record) -> dict[str, float]:

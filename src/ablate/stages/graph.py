@@ -13,6 +13,7 @@ from ablate.datasets import open_dataset
 from ablate.stages.external import classifier_content, model_content
 from ablate.stages.fingerprints import objective_content
 from ablate.stages.registry import KINDS
+from ablate.stages.rounds import Rounds
 from ablate.store.layout import Layout
 
 
@@ -80,10 +81,10 @@ class RunPlan:
 
 def plan(run: RunConfig, layout: Layout) -> RunPlan:
     """The stages of a run. Reads local files and model folders to identify their content."""
-    return RunPlan(run, _Planner(run, layout).evaluation())
+    return RunPlan(run, Planner(run, layout).evaluation())
 
 
-class _Planner:
+class Planner:
     """Builds the graph of one run from its last stage backwards."""
 
     def __init__(self, run: RunConfig, layout: Layout) -> None:
@@ -124,18 +125,40 @@ class _Planner:
             params["demonstrations"] = self.dataset.identity("sft")
         return self.stage("sft", params, {}, role)
 
-    def pool(self, split: str, policy: Stage, seed: int) -> Stage:
-        params: dict[str, Any] = {"split": split, "prompts": self.dataset.identity(split)}
-        if not self.dataset.has_responses:
-            params |= {"pool": self.run.dataset.pool.identity(), "seed": seed}
-        return self.stage("pool", params, {"policy": policy}, split)
+    def pool(
+        self,
+        split: str,
+        policy: Stage,
+        seed: int,
+        role: str = "",
+        *,
+        given: bool = True,
+        more: dict[str, Any] | None = None,
+        select: Stage | None = None,
+    ) -> Stage:
+        """N responses per prompt: those of the dataset where `given` and it has any, else drawn.
 
-    def labels(self, split: str, pool: Stage) -> Stage:
-        if self.dataset.has_responses:
+        `more` are further parameters; `select` chooses among the policy's checkpoints.
+        """
+        params: dict[str, Any] = {"split": split, "prompts": self.dataset.identity(split)}
+        if not (given and self.dataset.has_responses):
+            params |= {"pool": self.run.dataset.pool.identity(), "seed": seed}
+        chosen = {} if select is None else {"policy_select": select}
+        return self.stage(
+            "pool", params | (more or {}), {"policy": policy, **chosen}, role or split
+        )
+
+    def labels(self, split: str, pool: Stage, role: str = "", *, given: bool = True) -> Stage:
+        if given and self.dataset.has_responses:
             params = {"source": "given", "prompts": self.dataset.identity(split), "split": split}
-            return self.stage("labels", params, {"pool": pool}, split)
+            return self.stage("labels", params, {"pool": pool}, role or split)
         params = {"source": "judge", "judge": self.judge_content(), "split": split}
-        return self.stage("labels", params, {"pool": pool, **self.judge_inputs()}, split)
+        return self.stage("labels", params, {"pool": pool, **self.judge_inputs()}, role or split)
+
+    def labelled(self) -> str:
+        """Who labelled what the policy trains on: `given` with the data, or the `judge`."""
+        fresh = self.run.collection.fresh
+        return "given" if self.dataset.has_responses and not fresh else "judge"
 
     def judge_content(self) -> dict[str, Any]:
         judge = self.run.judge
@@ -190,70 +213,32 @@ class _Planner:
         return self.stage("reward_model", params, inputs, role)
 
     def evaluation(self) -> Stage:
-        run, seed = self.run, self.run.seed.value
         sft = self.sft(self.upstream)
-        pool = self.pool("train", sft, self.upstream)
-        labels = self.labels("train", pool)
-        reward_inputs: dict[str, Stage] = {}
-        reward: dict[str, Any] = {"kind": run.reward.kind, "normalize": run.reward.normalize}
-        if run.reward.kind == "explicit" and run.reward.path is not None:
-            reward["content"] = classifier_content(run.reward.path, self.layout)
-        elif run.reward.kind in ("explicit", "implicit"):
-            assert run.reward.training is not None
-            other = self.pool("reward", sft, self.upstream)
-            reward_inputs["reward_model"] = self.learnt(
-                run.reward.training,
-                run.reward.kind,
-                other,
-                self.labels("reward", other),
-                sft,
-                self.upstream,
-            )
-        scores = self.stage(
-            "scores",
-            {"reward": reward},
-            {"pool": pool, "labels": labels, "reference": sft, **reward_inputs},
-        )
-        ref_logps = self.stage("ref_logps", {}, {"pool": pool, "reference": sft})
-        training = run.training.identity()
-        select_checkpoint = training.pop("select_checkpoint")
-        training.pop("name")
-        lora = run.base_model.lora
-        policy = self.stage(
-            "policy",
-            {
-                "objective": objective_content(run.objective, self.layout),
-                "num_responses": run.num_responses.identity(),
-                "training": training,
-                "lora": None if lora is None else lora.identity(),
-                "collection": run.collection.kind,
-                "seed": seed,
-            },
-            {"init": sft, "pool": pool, "scores": scores, "ref_logps": ref_logps},
-        )
+        rounds = Rounds(self, sft)
+        trained = rounds.plan()
         judge = self.judge_inputs()
         answering = self.answering(self.splits())
         inputs = {
-            "policy": policy,
+            "policy": trained.last.policy,
             "reference": sft,
             "baseline": self.stage("answers", answering, {"policy": sft, **judge}),
-            "scores": scores,
-            **reward_inputs,
+            "scores": trained.scores,
+            **rounds.reward_inputs,
             **judge,
         }
-        if select_checkpoint == "valid":
-            inputs["select"] = self.stage(
-                "select", self.answering(["valid"]), {"policy": policy, **judge}
-            )
-        labelled = "given" if self.dataset.has_responses else "judge"
-        params = {**answering, "reward": reward, "labels": labelled}
+        if trained.last.select is not None:
+            inputs["select"] = trained.last.select
+        params = {**answering, "reward": rounds.reward, "labels": self.labelled()}
         return self.stage("evaluation", params, inputs)
 
     def splits(self) -> list[str]:
         return [split for split in ("valid", "test", "ood") if self.dataset.num_prompts(split)]
 
-    def answering(self, splits: list[str]) -> dict[str, Any]:
-        """Parameters of a stage that answers held-out prompts and has the answers judged."""
+    def answering(self, splits: list[str], most: int | None = None) -> dict[str, Any]:
+        """Parameters of a stage that answers held-out prompts and has the answers judged.
+
+        `most` prompts of each split at most, for a look in passing.
+        """
         evaluation = self.run.evaluation
         sizes = {
             "valid": evaluation.num_valid,
@@ -265,7 +250,7 @@ class _Planner:
                 # no more than there are: asking for more is the same evaluation
                 split: {
                     "prompts": self.dataset.identity(split),
-                    "num": min(sizes[split], self.dataset.num_prompts(split)),
+                    "num": min(most or sizes[split], self.dataset.num_prompts(split)),
                 }
                 for split in splits
             },

@@ -1,7 +1,8 @@
-"""Stage `policy`: RPO training of the policy on K selected responses per prompt."""
+"""Stage `policy`: RPO training of the policy on K responses per prompt, stored or fresh."""
 
 import shutil
 import time
+from typing import Any
 
 from ablate.config.training import TrainingConfig
 from ablate.models.loading import weights_digest
@@ -9,7 +10,7 @@ from ablate.models.tokenizer import load_tokenizer
 from ablate.objectives import Objective
 from ablate.sampling.select import select_indices
 from ablate.stages.common import (
-    MODEL,
+    CURVE,
     REF_LOGPS,
     RESULT,
     SCORES,
@@ -18,25 +19,35 @@ from ablate.stages.common import (
     grouped,
     joined,
     load_policy,
+    model_of,
     read_pool,
 )
 from ablate.stages.context import Context
+from ablate.stages.curve import curve_of
+from ablate.stages.rollout import SELECTION_SEED, fresh_groups
 from ablate.store.files import read_json, write_json
 from ablate.store.tables import read_table, write_table
 from ablate.training.groups import Group
+from ablate.training.online import FreshGroups
 from ablate.training.policy import train_policy
-
-#: the random others of `select=paper` depend on the prompt and the pool alone: every objective,
-#: K and seed of the policy chooses from the same order
-SELECTION_SEED = 0
 
 
 def run(context: Context) -> None:
-    """Writes step-<n>/ model folders, train.parquet and result.json."""
+    """Writes step-<n>/ model folders, train.parquet, result.json and, if asked, curve.parquet."""
     started = time.monotonic()
-    groups = select_groups(context)
-    model, _ = load_policy(context.inputs["init"] / MODEL, context.run)
-    tokenizer = load_tokenizer(str(context.inputs["init"] / MODEL))
+    earlier = _diverged_before(context)
+    if earlier is not None:
+        _pass_on(context, earlier)
+        return
+    init = model_of(context.inputs, "init")
+    model, _ = load_policy(init, context.run)
+    tokenizer = load_tokenizer(str(init))
+    reference = None
+    if "reference" in context.inputs:
+        reference, _ = load_policy(model_of(context.inputs, "reference"), context.run)
+        reference.requires_grad_(False)
+    online = context.params["collection"] != "offline"
+    groups = fresh_groups(context, tokenizer) if online else select_groups(context)
     work = context.out / "work"
     result = train_policy(
         model,
@@ -47,6 +58,8 @@ def run(context: Context) -> None:
             {**context.params["training"], "name": "", "select_checkpoint": "last"}
         ),
         lora=context.run.base_model.lora,
+        reference=reference,
+        curve=curve_of(context, tokenizer),
         seed=context.params["seed"],
         work_dir=work,
         report=context.report,
@@ -57,12 +70,15 @@ def run(context: Context) -> None:
     saved = [step for step, _ in result.checkpoints]
     if not saved:
         # diverged before the first checkpoint: the initial weights are the last finite ones
-        shutil.copytree(context.inputs["init"] / MODEL, context.out / "step-0")
+        shutil.copytree(init, context.out / "step-0")
         saved = [0]
     shutil.rmtree(work, ignore_errors=True)
     write_table(result.steps, context.out / STEPS)
+    if len(result.curve):
+        write_table(result.curve, context.out / CURVE)
     last = max(saved)
     stopped = result.divergence
+    responses = result.steps["responses"].sum() if len(result.steps) else 0
     write_json(
         context.out / RESULT,
         {
@@ -72,12 +88,40 @@ def run(context: Context) -> None:
             if stopped is None
             else {"step": stopped.step, "reason": stopped.reason},
             "weights": weights_digest(context.out / f"step-{last}"),
-            "groups": len(groups),
-            "responses": sum(len(group.response_ids) for group in groups),
+            "groups": groups.count if isinstance(groups, FreshGroups) else len(groups),
+            "responses": int(responses)
+            if isinstance(groups, FreshGroups)
+            else sum(len(group.response_ids) for group in groups),
             "tokens": int(result.steps["tokens"].iloc[-1]) if len(result.steps) else 0,
+            "curve": result.curve.to_dict("records"),
             "seconds": time.monotonic() - started,
         },
     )
+
+
+def _diverged_before(context: Context) -> dict[str, Any] | None:
+    """The result of the round before, where that round diverged."""
+    if "before" not in context.inputs:
+        return None
+    result = read_json(context.inputs["before"] / RESULT)
+    return None if result["diverged"] is None else result
+
+
+def _pass_on(context: Context, earlier: dict[str, Any]) -> None:
+    """A round after a divergence trains nothing: the last finite weights are the run's."""
+    before = context.inputs["before"]
+    last = earlier["last"]
+    shutil.copytree(before / f"step-{last}", context.out / f"step-{last}")
+    write_table(read_table(before / STEPS).iloc[:0], context.out / STEPS)
+    nothing = {
+        "checkpoints": [last],
+        "groups": 0,
+        "responses": 0,
+        "tokens": 0,
+        "curve": [],
+        "seconds": 0.0,
+    }
+    write_json(context.out / RESULT, {**earlier, **nothing})
 
 
 def select_groups(context: Context) -> list[Group]:
@@ -86,6 +130,10 @@ def select_groups(context: Context) -> list[Group]:
     pool = read_pool(context.inputs["pool"])
     table = joined(pool, read_table(context.inputs["scores"] / SCORES), ["score"])
     table = joined(table, read_table(context.inputs["ref_logps"] / REF_LOGPS), ["logp"])
+    previous = context.inputs.get("prev_logps")
+    if previous is not None:
+        other = read_table(previous / REF_LOGPS).rename(columns={"logp": "prev_logp"})
+        table = joined(table, other, ["prev_logp"])
     order_only = read_json(context.inputs["scores"] / RESULT)["kind"] == "labels"
     sampled = context.run.objective.needs.reference_sample
     groups = []
@@ -109,6 +157,7 @@ def select_groups(context: Context) -> list[Group]:
                 rewards=None if order_only else values,
                 ranks=values if order_only else None,
                 pool_index=rows["index"].tolist(),
+                prev_logps=None if previous is None else rows["prev_logp"].tolist(),
                 sample_ids=sample_ids,
             )
         )

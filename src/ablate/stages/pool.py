@@ -1,15 +1,17 @@
-"""Stage `pool`: N responses per prompt, sampled from the SFT policy or given with the dataset."""
+"""Stage `pool`: N responses per prompt, sampled from a policy or given with the dataset."""
 
 import time
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ablate.config.dataset import Pool
-from ablate.datasets import open_dataset
+from ablate.datasets import Prompt, open_dataset
 from ablate.models.loading import check_lengths, context_length
 from ablate.models.tokenizer import decode_response, encode_prompt, encode_response
 from ablate.sampling.sample import sample_responses
-from ablate.stages.common import MODEL, POOL, RESULT, load_policy
+from ablate.stages.common import POOL, RESULT, load_policy, model_of
 from ablate.stages.context import Context
 from ablate.store.files import write_json
 from ablate.store.tables import write_table
@@ -20,12 +22,13 @@ SAMPLE_BATCH = 256
 def run(context: Context) -> None:
     """Writes pool.parquet: a row per prompt and response, with the exact tokens."""
     started = time.monotonic()
-    model, tokenizer = load_policy(context.inputs["policy"] / MODEL, context.run)
+    model, tokenizer = load_policy(model_of(context.inputs, "policy"), context.run)
     dataset = open_dataset(context.run.dataset)
     split = context.params["split"]
-    texts = {prompt.id: prompt.text for prompt in dataset.prompts(split)}
+    prompts = part_of(dataset.prompts(split), context.params.get("part"))
+    texts = {prompt.id: prompt.text for prompt in prompts}
     ids = {name: encode_prompt(tokenizer, text) for name, text in texts.items()}
-    if dataset.has_responses:
+    if "pool" not in context.params:
         given = dataset.responses(split)
         rows = [
             (item.prompt_id, item.index, item.text, encode_response(tokenizer, item.text), True)
@@ -84,3 +87,16 @@ def run(context: Context) -> None:
             "seconds": seconds,
         },
     )
+
+
+def part_of(prompts: list[Prompt], part: dict[str, Any] | None) -> list[Prompt]:
+    """The prompts of one round: those from `first` up to `last`, and `old` of those before.
+
+    The old ones depend on the round's number and the prompts before it alone, without a seed;
+    None takes all prompts.
+    """
+    if part is None:
+        return prompts
+    draw = np.random.Generator(np.random.Philox(key=[0x01D, part["round"]]))
+    old = sorted(draw.choice(part["first"], part["old"], replace=False)) if part["old"] else []
+    return prompts[part["first"] : part["last"]] + [prompts[place] for place in old]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ablate.config.collection import round_prompts
 from ablate.config.dataset import DatasetConfig, LocalConfig
 from ablate.config.run import RunConfig
 from ablate.datasets import SPLITS, PreferenceDataset, open_dataset
@@ -24,25 +25,33 @@ def check_data(run: RunConfig) -> None:
     """
     dataset = _open(run.dataset)
     if isinstance(run.dataset, LocalConfig):
-        _check_counts(run, dataset)
+        fresh = run.collection.fresh
+        if not fresh:
+            _check_counts(run, dataset)
         _check_labels(run, dataset)
-        if run.reward.kind == "gold" and not dataset.has_scores:
+        if run.reward.kind == "gold" and not dataset.has_scores and not fresh:
             raise DataError(
                 f"{run.dataset.path} says only which response is better; reward=gold needs scores. "
                 "Use reward=labels, reward=explicit or reward=implicit"
             )
     _check_context(run, dataset)
     wanted = ["train", "test"]
-    if run.training.select_checkpoint == "valid":
+    if run.training.select_checkpoint == "valid" or run.collection.curve_every is not None:
         wanted.append("valid")
     for split in wanted:
         if not dataset.num_prompts(split):
             raise DataError(f"dataset={run.dataset.name} has no prompts in the split '{split}'")
+    rounds = round_prompts(run.collection, dataset.num_prompts("train"))
+    if min(last - first + old for first, last, old in rounds) < 1:
+        raise DataError(
+            f"collection.round_prompts={run.collection.round_prompts} of "
+            f"{dataset.num_prompts('train')} train prompts leaves a round without any"
+        )
 
 
 def _check_labels(run: RunConfig, dataset: PreferenceDataset) -> None:
     """Learnt rewards and judges need comparisons, beside those held out to measure them."""
-    needed = {"train": 1}
+    needed = {} if run.collection.fresh else {"train": 1}
     if run.reward.training is not None and run.reward.path is None:
         needed["reward"] = 2
     if run.judge.kind == "preference":
@@ -70,8 +79,9 @@ def _check_context(run: RunConfig, dataset: PreferenceDataset) -> None:
     prompts = [prompt for split in SPLITS for prompt in dataset.prompts(split, limit=some)]
     longest = max(map(of_prompt, _longest([prompt.text for prompt in prompts])), default=0)
     room = run.evaluation.sampling.max_new_tokens
-    if not dataset.has_responses:
-        room = max(room, run.dataset.pool.sampling.max_new_tokens)
+    if not dataset.has_responses or run.collection.fresh:
+        own = run.collection.sampling or run.dataset.pool.sampling
+        room = max(room, own.max_new_tokens, run.dataset.pool.sampling.max_new_tokens)
     _refuse_long(longest + room, limit, f"the longest prompt with {room} new tokens")
     if dataset.has_responses:
         texts = {prompt.id: prompt.text for prompt in prompts}

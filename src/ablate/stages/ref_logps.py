@@ -4,7 +4,7 @@ import pandas as pd
 
 from ablate.models.logps import response_logps
 from ablate.rewards.scorers import LOGP_BATCH_TOKENS
-from ablate.stages.common import MODEL, REF_LOGPS, as_lists, grouped, load_policy, read_pool
+from ablate.stages.common import REF_LOGPS, as_lists, grouped, load_policy, model_of, read_pool
 from ablate.stages.context import Context
 from ablate.store.tables import write_table
 
@@ -12,7 +12,7 @@ from ablate.store.tables import write_table
 def run(context: Context) -> None:
     """Writes ref_logps.parquet: prompt_id, index, logp (nats, summed over the response)."""
     pool = read_pool(context.inputs["pool"])
-    model, tokenizer = load_policy(context.inputs["reference"] / MODEL, context.run)
+    model, tokenizer = load_policy(model_of(context.inputs, "reference"), context.run)
     groups = grouped(pool)
     items = [
         (list(rows["prompt_ids"].iloc[0]), as_lists(rows["response_ids"])) for _, rows in groups

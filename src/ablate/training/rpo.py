@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 from ablate.groups import PromptGroup
 from ablate.objectives import Objective, ObjectiveState, response_scales
 from ablate.training.collate import SIDE_TEXTS, prompt_group
+from ablate.training.source import GroupSource
 from ablate.training.token_kl import token_logps_and_kl
 from ablate.trl_compat.dpo import GroupTrainer
 from ablate.trl_compat.fused_head import token_logps, token_values
@@ -17,6 +18,8 @@ from ablate.trl_compat.fused_head import token_logps, token_values
 
 class RPOTrainer(GroupTrainer):
     """TRL's DPOTrainer with groups in place of pairs and an objective in place of its losses.
+
+    Groups come from a source, which may draw them from the policy as it stands.
 
     The loss is Σ per_prompt / (usable prompts of the global batch), over micro-batches and
     processes. Objectives that couple the prompts of a batch train by two passes: log-probs of the
@@ -33,9 +36,11 @@ class RPOTrainer(GroupTrainer):
         arguments: dict[str, Any],
         *,
         objective: Objective,
+        source: GroupSource,
         reference: Any = None,
         **others: Any,
     ) -> None:
+        self.source = source
         self.objective = objective
         self.objective_state = ObjectiveState(objective)
         #: frozen model, for objectives that need its whole distributions
@@ -61,7 +66,9 @@ class RPOTrainer(GroupTrainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        batches = [dict(self._prepare_inputs(batch)) for batch in batches]
+        self.source.begin(self.state.global_step, self)
+        places = [batch["index"].tolist() for batch in batches]
+        batches = [dict(self._prepare_inputs(self.source.batch(place))) for place in places]
         self.window_loss = None
         for batch in batches:
             self._add_mismatched(batch)
@@ -206,11 +213,12 @@ class RPOTrainer(GroupTrainer):
     def step_metrics(self) -> dict[str, float]:
         """Metrics of the global batch whose gradient is ready; judge-free, of any micro-batching.
 
-        Beside the objective's own: `log_ratio` is the mean of log π/π_ref over the responses,
-        `kl_ref_policy` the estimate of KL(π_ref ‖ π) from them (π/π_ref − 1 − log π/π_ref:
-        unbiased for responses drawn from the reference, never negative), `length` their mean
-        number of tokens, `tokens` those of all prompts and responses so far, without padding (a
-        prompt counts once for each of its responses).
+        Beside the objective's own: `log_ratio` is the mean of log π/π_ref over the responses
+        (for fresh responses an estimate of KL(π ‖ π_ref)), `kl_ref_policy` the estimate of
+        KL(π_ref ‖ π) from them (π/π_ref − 1 − log π/π_ref: unbiased for responses drawn from the
+        reference, never negative), `reward` the mean of their training rewards, `length` their
+        mean number of tokens, `tokens` those of all prompts and responses so far, without padding
+        (a prompt counts once for each of its responses).
         """
         seen, metrics = self._seen, self._metrics_seen
         self._seen, self._metrics_seen = [], []
@@ -282,6 +290,8 @@ def _response_metrics(group: PromptGroup) -> dict[str, float]:
         ratio = torch.where(shown, group.policy_logps - group.ref_logps, 0.0)
         # beyond e^30 the estimate says no more than that it is huge
         values |= {"log_ratio": ratio, "kl_ref_policy": torch.expm1(ratio.clamp(max=30)) - ratio}
+    if group.rewards is not None:
+        values["reward"] = group.rewards
     count = shown.sum()
     sums = [torch.where(shown, value, 0).sum() for value in values.values() if value is not None]
     means = torch.stack([total.float() / count.clamp(min=1) for total in sums])

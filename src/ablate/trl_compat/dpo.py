@@ -1,12 +1,14 @@
-"""A DPOTrainer without its pairs: data come collated, the reference is precomputed elsewhere."""
+"""A DPOTrainer without its pairs: groups are looked up when their step begins."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
+from trl.models import unwrap_model_for_generation
 from trl.trainer import dpo_trainer
 
 from ablate.trl_compat import fused_head
@@ -45,7 +47,8 @@ class GroupTrainer(PositionsTrainer, DPOTrainer):
     Overridden: everything that knows about chosen and rejected, and everything that would load,
     hash or run a reference model, whose log-probs arrive with the data.
 
-    The dataset holds the positions 0 … n-1; the collator looks the groups up. `_compute_loss`
+    The dataset holds the positions 0 … n-1, and so do the loader's batches, which may be fetched
+    one step ahead: a subclass looks the groups up when their step begins. `_compute_loss`
     of a subclass gets the number of usable prompts of the global batch, so the loss is final:
     transformers must not divide it by the accumulation steps.
     """
@@ -57,7 +60,6 @@ class GroupTrainer(PositionsTrainer, DPOTrainer):
         model: Any,
         arguments: dict[str, Any],
         *,
-        collator: Any,
         num_positions: int,
         tokenizer: Any,
         callbacks: list[TrainerCallback],
@@ -70,7 +72,7 @@ class GroupTrainer(PositionsTrainer, DPOTrainer):
             super().__init__(
                 model=model,
                 args=config,
-                data_collator=collator,
+                data_collator=_places,
                 train_dataset=self.positions(num_positions),
                 processing_class=tokenizer,
                 callbacks=callbacks,
@@ -101,6 +103,37 @@ class GroupTrainer(PositionsTrainer, DPOTrainer):
         self.num_items_in_batch = num_items_in_batch
         loss: torch.Tensor = self._compute_loss(model, inputs, return_outputs)
         return loss
+
+    @contextmanager
+    def live(self) -> Iterator[Any]:
+        """The policy in evaluation mode, without gradients, unwrapped from its processes."""
+        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model:
+            was_training = model.training
+            model.eval()
+            try:
+                with torch.no_grad():
+                    yield model
+            finally:
+                model.train(was_training)
+
+    def divided(
+        self, work: Callable[[Sequence[Any]], list[Any]], items: Sequence[Any]
+    ) -> list[Any]:
+        """`work` on this process's share of the items; every process gets the whole result.
+
+        `work` returns one result per item; results come in the order of the items.
+        """
+        processes = self.accelerator.num_processes
+        mine = work(items[self.accelerator.process_index :: processes])
+        if processes == 1:
+            return mine
+        shares = gather_object([mine])
+        return [shares[place % processes][place // processes] for place in range(len(items))]
+
+
+def _places(examples: list[dict[str, int]]) -> dict[str, torch.Tensor]:
+    """A loader's batch: the positions of its examples, int[B]."""
+    return {"index": torch.tensor([example["index"] for example in examples])}
 
 
 @contextmanager

@@ -1,0 +1,70 @@
+"""The over-optimisation curve: what training reward and judge say of the policy in training."""
+
+import math
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ablate.config.dataset import Sampling
+from ablate.datasets import open_dataset
+from ablate.evaluation.answers import answer_prompts, answers_of, held_out_prompts
+from ablate.evaluation.judges import open_judge
+from ablate.models.logps import token_kl
+from ablate.rewards.scorers import LOGP_BATCH_TOKENS
+from ablate.stages.common import MODEL, as_lists, load_policy
+from ablate.stages.context import Context
+from ablate.stages.rollout import training_score
+from ablate.training.watch import Curve
+
+
+def curve_of(context: Context, tokenizer: PreTrainedTokenizerBase) -> Curve | None:
+    """The curve that a policy stage was asked for, or None.
+
+    A point holds, over the same held-out prompts with the same noise every time: `judge_reward`,
+    `training_reward` (on training's scale; absent where training sees no scores of new answers),
+    `kl` (KL(π ‖ SFT) in nats per response, exact at every token of the sampled responses),
+    `length` (tokens) and `truncated` (share without an end).
+    """
+    params = context.params.get("curve")
+    if params is None:
+        return None
+    dataset = open_dataset(context.run.dataset)
+    prompts = held_out_prompts(dataset, params["splits"])
+    model_folder = context.inputs.get("judge")
+    splits = list(params["splits"])
+    judge = open_judge(context.run, dataset, splits, model_folder and model_folder / MODEL)
+    sft, _ = load_policy(context.inputs["sft"] / MODEL, context.run)
+    reward = params["reward"]
+    given = reward["kind"] == "gold" and params["labels"] == "given"
+    score = None
+    if reward["kind"] != "labels" and not given:
+        score = training_score(context, reward, splits, judge)
+
+    def measure(policy: PreTrainedModel) -> dict[str, float]:
+        answers = answer_prompts(
+            policy,
+            tokenizer,
+            prompts,
+            samples_per_prompt=params["samples_per_prompt"],
+            sampling=Sampling.model_validate(params["sampling"]),
+            seed=params["seed"],
+            judge=judge,
+        )
+        items = [
+            (prompt, [ids])
+            for prompt, ids in zip(
+                as_lists(answers["prompt_ids"]), as_lists(answers["response_ids"]), strict=True
+            )
+        ]
+        compared = token_kl(policy, sft, tokenizer, items, LOGP_BATCH_TOKENS)
+        point: dict[str, Any] = {"judge_reward": answers["judge_score"].mean()}
+        if score is not None:
+            point["training_reward"] = score(answers_of(answers)).mean()
+        point |= {
+            "kl": math.fsum(row[0].kl for row in compared) / len(compared),
+            "length": answers["num_tokens"].mean(),
+            "truncated": answers["truncated"].mean(),
+        }
+        return {name: float(value) for name, value in point.items()}
+
+    return Curve(params["every"], measure)

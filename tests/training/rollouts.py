@@ -1,0 +1,57 @@
+"""Rollouts for tests: stored groups in place of draws, and draws that are kept."""
+
+import numpy as np
+import torch
+
+from ablate.config.dataset import Sampling
+from ablate.datasets import Prompt
+from ablate.stages.rollout import PolicyRollout
+
+
+class Replay:
+    """Stands for a sampler that always returns what is stored."""
+
+    def __init__(self, groups):
+        self.stored = groups
+
+    def groups(self, policy, visits):
+        return [self.stored[visit.prompt] for visit in visits]
+
+    def single(self, model, visits):
+        raise AssertionError("no objective here asks for it")
+
+
+class Kept(PolicyRollout):
+    """Draws from the policy, and remembers what it drew and in which state the policy was."""
+
+    def __init__(self, *args, **others):
+        super().__init__(*args, **others)
+        self.drawn, self.states = [], []
+
+    def groups(self, policy, visits):
+        made = super().groups(policy, visits)
+        self.states.append((policy.training, torch.is_grad_enabled()))
+        self.drawn += [
+            (visit.prompt, visit.number, index, ids)
+            for visit, group in zip(visits, made, strict=True)
+            for index, ids in sorted(zip(group.pool_index, group.response_ids, strict=True))
+        ]
+        return made
+
+
+def token_reward(answers):
+    """A score of the token ids alone."""
+    return np.array([len(set(a.response_ids)) - 0.1 * sum(a.response_ids) for a in answers])
+
+
+def make_rollout(tokenizer, count=12, k=3, num_samples=None, score=token_reward, **sampling):
+    words = "abcdefgh"
+    prompts = [
+        Prompt(f"p{i}", "train", " ".join(words[(i * 3 + j) % 8] for j in range(1 + i % 4)))
+        for i in range(count)
+    ]
+    wanted = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 6, **sampling}
+    return Kept(
+        tokenizer, prompts, score, num_responses={"k": k, "select": "paper"},
+        num_samples=num_samples or k, sampling=Sampling(**wanted), seed=7, order_only=False,
+    )  # fmt: skip
