@@ -15,6 +15,7 @@ from ablate.launch.slurm import submitted
 from ablate.store import claims, files, records
 from ablate.store.files import read_json
 from ablate.store.layout import Layout
+from smallrun import SMALL
 
 OBJECTIVES = ["dpo", "ipo", "simpo", "rpo_bwd", "rpo_sqloo", "kto"]
 
@@ -109,6 +110,25 @@ def test_cancel_and_retry(desk) -> None:
     assert list(published(desk.results).values()) == [1] * 4
     assert len(list(layout.stages.glob("sft/*"))) == 1, "what was published is kept"
     assert "nothing failed" in desk.ablate("retry")
+
+
+def test_a_run_that_runs_out_of_time_is_queued_again_and_ends_with_the_same_weights(desk) -> None:
+    """The limit is a minute, told half a minute ahead; the training takes about two."""
+    long = ["objective=rpo_bwd", "training.epochs=400", "training.checkpoint_every=1200"]
+    limits = "hydra.launcher.stages={run:{timeout_min:1,signal_delay_s:30}}"
+    desk.submit(*long, limits, "hydra.launcher.max_num_timeout=30")
+    layout = Layout(desk.results)
+    desk.until(lambda: any(layout.partial.glob("*/step-*")), say="a training saved whole")
+    desk.until_idle(900)
+    (status,) = desk.status().values()
+    assert status.state == "done", status
+    whole = desk.folder / "undisturbed"
+    desk.ablate(*SMALL, *long, f"results_dir={whole}", "runtime.threads=1", timeout=600)
+    (first,) = records.records(layout)
+    (second,) = records.records(Layout(whole))
+    assert first.data["policy"]["weights"] == second.data["policy"]["weights"]
+    assert first.data["metrics"] == second.data["metrics"]
+    assert not list(layout.partial.iterdir()), "nothing is left of the interruption"
 
 
 def test_a_stage_that_fails_fails_its_runs_with_one_cause_and_no_others(desk) -> None:

@@ -28,6 +28,8 @@ class Context:
     run: RunConfig
     report: Report
     log: Log
+    #: where a training is saved when the scheduler wants the machine back, and found again
+    partial: Path | None = None
 
 
 @contextmanager

@@ -65,8 +65,9 @@ class Execution:
         with self.store.computing(stage.name, stage.identity) as out:
             if out is not None:
                 report = self.display.start(stage)
+                partial = self.store.partial(stage.name, stage.identity)
                 self._compute(
-                    stage, Context(stage.params, inputs, out, stage.run, report, self.log)
+                    stage, Context(stage.params, inputs, out, stage.run, report, self.log, partial)
                 )
         self.seconds[stage.identity] = time.monotonic() - started
         self.display.finish(stage, self.seconds[stage.identity], found=out is None)

@@ -64,6 +64,7 @@ def run(context: Context) -> None:
         work_dir=work,
         report=context.report,
         log=context.log,
+        partial=context.partial,
     )
     for step, folder in result.checkpoints:
         folder.rename(context.out / f"step-{step}")
