@@ -109,7 +109,7 @@ def test_a_mistake_is_named_in_one_message(words: list[str], told: list[str]) ->
         (["base_model=hf"], ["base_model.path"]),
         (["dataset=local", "dataset.path=x.jsonl", "judge=world"], ["judge=preference"]),
         (["judge=preference"], ["judge=world"]),
-        (["reward=implicit", "reward.training.loss=regression"], ["dpo", "reward=explicit"]),
+        (["reward=implicit", "reward.training.objective=rpo_bwd"], ["rpo_bwd", "only an order"]),
         (["base_model.sft.steps=0"], ["random weights"]),
     ],
 )

@@ -241,33 +241,42 @@ def test_a_level_in_a_folder_of_the_user_works_without_touching_the_package(tmp_
 
 
 UNPROVIDED_LEVELS = {
-    "modpo": "further rewards",
-    "dpa": "further rewards",
-    "distill_mean": "further rewards",
-    "sppo": "beats another",
-    "gpo": "beats another",
-    "egpo": "beats another",
-    "mcts_dpo": "beats another",
     "inpo": "the round before",
     "tpo_triple": "gold response",
     "rationale_dpo": "rationale",
     "sparse_po": "a weight for every token",
     "dove": "prompts of their own",
 }
+#: what the default reward does not give, and a reward that does
+REWARD_FOR = {
+    "modpo": ("further rewards", "vector"),
+    "dpa": ("further rewards", "vector"),
+    "distill_mean": ("further rewards", "ensemble"),
+    "sppo": ("beats another", "pairwise"),
+    "gpo": ("beats another", "gpm"),
+    "egpo": ("beats another", "pairwise_bt"),
+    "mcts_dpo": ("beats another", "pairwise"),
+}
 
 
 @pytest.mark.parametrize("name", LEVELS)
 def test_a_run_is_refused_exactly_where_the_pipeline_lacks_something(name):
     run = compose([f"objective={name}"])
-    if name not in UNPROVIDED_LEVELS:
+    if name not in UNPROVIDED_LEVELS and name not in REWARD_FOR:
         legality.check(run)
         return
     with pytest.raises(ConfigError) as caught:
         legality.check(run)
     (line,) = str(caught.value).splitlines()
     assert f"objective={name} needs" in line
-    assert UNPROVIDED_LEVELS[name] in line
-    assert "in Python" in line
+    if name in UNPROVIDED_LEVELS:
+        assert UNPROVIDED_LEVELS[name] in line
+        assert "in Python" in line
+        return
+    what, reward = REWARD_FOR[name]
+    assert what in line
+    assert "reward=" in line
+    legality.check(compose([f"objective={name}", f"reward={reward}"]))
 
 
 def test_weights_and_parts_of_a_mixture_are_typed_like_any_setting():

@@ -275,7 +275,7 @@ def local_file(path: Path) -> Path:
 @pytest.mark.parametrize(
     "words",
     [
-        ["collection=online", "reward=gold", "training.epochs=0.5"],
+        ["collection=online", "reward=gold", "reward.scores_from=judge", "training.epochs=0.5"],
         ["collection=online", "reward=labels", "objective=dpo", "training.epochs=0.5"],
         ["collection=iterative", "collection.rounds=2", "reward=explicit",
          "dataset.reward_share=0.2", "dataset.pool.num_responses=3"],

@@ -62,7 +62,8 @@ def test_scope_policy_redraws_the_policy_alone(tmp_path) -> None:  # type: ignor
 def test_learnt_rewards_see_other_prompts_than_the_policy(tmp_path) -> None:  # type: ignore[no-untyped-def]
     stages = {f"{s.name}/{s.role}": s for s in planned(tmp_path, "reward=explicit").stages()}
     learnt = stages["reward_model/explicit"]
-    assert learnt.inputs["pool"].params["split"] == "reward"
+    assert learnt.inputs["pool_id"].params["split"] == "reward"
+    assert learnt.inputs["pool_ood"].params["split"] == "reward_ood"
     assert stages["policy/policy"].inputs["pool"].params["split"] == "train"
 
 

@@ -139,8 +139,9 @@ def test_every_reward_source_is_really_there(store: Path, words: list[str]) -> N
         assert "train_reward" not in answers
         return
     learnt = stages[f"reward_model/{data['reward']['kind']}"]
-    assert learnt["comparisons"] > 0
-    assert 0 <= learnt["held_out_accuracy"] <= 1
+    assert learnt["labels"]["comparisons"] > 0
+    for kind in ("id", "ood"):
+        assert 0 <= learnt["held_out"][kind]["accuracy"] <= 1
     assert data["reward"]["scale"] > 0
     assert answers["train_reward"].std() > 0
     # a learnt source is not the judge in disguise

@@ -5,6 +5,7 @@ import torch
 
 from ablate.config.dataset import Sampling
 from ablate.datasets import Prompt
+from ablate.rewards.table import RewardTable
 from ablate.stages.rollout import PolicyRollout
 
 
@@ -39,9 +40,16 @@ class Kept(PolicyRollout):
         return made
 
 
+def rewarded(values, answers):
+    """What a training reward with these values would return."""
+    values = np.asarray(values, dtype=np.float64)
+    return RewardTable(np.array([answer.prompt_id for answer in answers]), values, values)
+
+
 def token_reward(answers):
-    """A score of the token ids alone."""
-    return np.array([len(set(a.response_ids)) - 0.1 * sum(a.response_ids) for a in answers])
+    """A reward of the token ids alone."""
+    values = [len(set(a.response_ids)) - 0.1 * sum(a.response_ids) for a in answers]
+    return rewarded(values, answers)
 
 
 def make_rollout(tokenizer, count=12, k=3, num_samples=None, score=token_reward, **sampling):
@@ -53,5 +61,5 @@ def make_rollout(tokenizer, count=12, k=3, num_samples=None, score=token_reward,
     wanted = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 6, **sampling}
     return Kept(
         tokenizer, prompts, score, num_responses={"k": k, "select": "paper"},
-        num_samples=num_samples or k, sampling=Sampling(**wanted), seed=7, order_only=False,
+        num_samples=num_samples or k, sampling=Sampling(**wanted), seed=7,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rollouts import Replay, make_rollout, token_reward
+from rollouts import Replay, make_rollout, rewarded, token_reward
 
 from ablate.config.model import Lora
 from ablate.errors import DataError
@@ -125,8 +125,8 @@ def test_more_may_be_drawn_than_enter_the_loss(train, tokenizer):
     made = rollout.groups(rollout_model := train(rollout, every=1)[0], [Visit(0, 0)])
     drawn = rollout.draw(rollout_model, [Visit(0, 0)], 5)[0]
     scores = rollout.rewards([Visit(0, 0)], [drawn])[0]
-    assert made[0].rewards[0] == max(scores)  # `paper`: the best and a random other
-    assert made[0].pool_index[0] == scores.argmax()
+    assert made[0].rewards[0] == max(scores["reward"])  # `paper`: the best and a random other
+    assert made[0].pool_index[0] == scores["reward"].to_numpy().argmax()
 
 
 def test_the_reference_stays_at_the_initial_weights(train, tokenizer, make_model):
@@ -158,7 +158,9 @@ def test_another_reference_may_be_given(train, tokenizer, make_model):
 
 def test_online_learns_what_is_rewarded(train, tokenizer):
     """Short answers are rewarded, and answers become short."""
-    rollout = make_rollout(tokenizer, k=4, score=lambda answers: -0.5 * token_lengths(answers))
+    rollout = make_rollout(
+        tokenizer, k=4, score=lambda answers: rewarded(-0.5 * token_lengths(answers), answers)
+    )
     _, result = train(rollout, every=1, epochs=20.0, lr=3e-3, checkpoint_every=100)
     steps = result.steps
     assert steps["reward"].iloc[:5].mean() == pytest.approx(
@@ -197,7 +199,9 @@ def test_a_reward_that_fails_ends_the_training_and_leaves_no_checkpoint_behind_i
 
 
 def test_rewards_that_are_not_finite_are_told(train, tokenizer):
-    rollout = make_rollout(tokenizer, score=lambda answers: token_reward(answers) * math.nan)
+    rollout = make_rollout(
+        tokenizer, score=lambda answers: rewarded([math.nan] * len(answers), answers)
+    )
     with pytest.raises(DataError, match="score that is not finite"):
         train(rollout, every=1)
 

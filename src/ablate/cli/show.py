@@ -88,6 +88,9 @@ def _reward(reward: dict[str, Any]) -> str:
         parts.append(f"orders {100 * reward['pair_accuracy']:.1f} % of label pairs rightly")
     if reward["correlation"] is not None:
         parts.append(f"correlation with labels {reward['correlation']:.3f}")
+    if reward["judge_share"] != "none":
+        what = "is" if reward["judge_share"] == "all" else "is in part"
+        parts.append(f"{what} the judge itself")
     return ", ".join(parts)
 
 

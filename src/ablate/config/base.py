@@ -1,5 +1,6 @@
 """The common base of every configuration node: strict, immutable, plain data."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -42,8 +43,7 @@ def explain(error: ValidationError, root: str = "") -> str:
     """One line per mistake: the field as it is typed on the command line, the rule, the value."""
     lines = []
     for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"] if part not in ("world", "local"))
-        path = ".".join(part for part in (root, path) if part)
+        path = ".".join(part for part in (root, *_typed(item["loc"])) if part)
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "missing":
             lines.append(f"{path}: missing")
@@ -54,3 +54,20 @@ def explain(error: ValidationError, root: str = "") -> str:
         else:
             lines.append(f"{path}: {message[0].lower()}{message[1:]} (got {item['input']!r})")
     return "\n".join(lines)
+
+
+#: where any name may stand, also that of a kind
+_NAMED = ("members", "terms")
+#: pydantic puts the kind of a dataset or reward source into the path of its fields
+_KINDS = ("world", "local", "labels", "gold", "explicit", "implicit", "verifier", "length",
+          "format", "ensemble", "pairwise", "gpm", "composite", "vector")  # fmt: skip
+
+
+def _typed(place: Sequence[Any]) -> list[str]:
+    """The path of a field as a person types it."""
+    parts = [str(part) for part in place]
+    return [
+        part
+        for number, part in enumerate(parts)
+        if part not in _KINDS or (number and parts[number - 1] in _NAMED)
+    ]

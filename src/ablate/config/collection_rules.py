@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from ablate.config.dataset import LocalConfig
+from ablate.config.reward import GoldReward, walk
 from ablate.config.run import RunConfig
 
 
@@ -15,6 +16,14 @@ def collection_reasons(run: RunConfig) -> Iterator[str]:
             f"objective={objective.name} needs log-probs under the policy of the round before. "
             "Use collection=iterative (or online, where that is the policy that drew the responses)"
         )
+    if collection.fresh and isinstance(run.dataset, LocalConfig):
+        for source in walk(run.reward):
+            if isinstance(source, GoldReward) and source.scores_from == "data":
+                yield (
+                    f"reward={source.name} knows the scores that came with the data only, but "
+                    f"collection={collection.name} draws new responses. Use "
+                    "reward.scores_from=judge (the judge's own scores), or reward=explicit"
+                )
     if collection.refresh_every is not None:
         yield from _online(run)
         return

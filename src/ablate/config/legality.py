@@ -5,20 +5,12 @@ from collections.abc import Iterator
 from ablate.config.collection_rules import collection_reasons
 from ablate.config.dataset import LocalConfig
 from ablate.config.objective import ObjectiveConfig
+from ablate.config.reward_legality import reward_reasons
 from ablate.config.run import RunConfig
 from ablate.errors import ConfigError
 
-#: what an objective may need and no stage makes: what it is, and what it would take
+#: what an objective may need and no run gives: what it is, and what it would take
 UNPROVIDED = {
-    "extra_rewards": (
-        "further rewards beside the one that training sees",
-        "It takes a reward source with several scores per response; in Python, "
-        "PromptGroup(extra_rewards=...)",
-    ),
-    "win_probs": (
-        "the probability that one response beats another",
-        "It takes a pairwise reward source; in Python, PromptGroup(win_probs=...)",
-    ),
     "gold": (
         "a gold response to every prompt",
         "It takes a dataset with a third response; in Python, PromptGroup(gold_logps=...)",
@@ -58,16 +50,11 @@ def _reasons(run: RunConfig) -> Iterator[str]:
             f"objective={objective.name} compares responses and needs at least "
             f"{needs.min_responses} per prompt, but num_responses is {k}"
         )
-    if needs.scores and run.reward.kind == "labels":
-        yield (
-            f"objective={objective.name} needs scores, but reward=labels gives only an order. "
-            "Use reward=gold, reward=explicit or reward=implicit"
-        )
     yield from unfed(objective)
     local = isinstance(run.dataset, LocalConfig)
     yield from collection_reasons(run)
     yield from _judge_reasons(run, local)
-    yield from _reward_reasons(run)
+    yield from reward_reasons(run)
     model = run.base_model
     if model.kind == "hf" and not model.path:
         yield "base_model=hf needs base_model.path: a folder with a saved model, or a hub id"
@@ -109,18 +96,3 @@ def _judge_reasons(run: RunConfig, local: bool) -> Iterator[str]:
         )
     if judge.kind == "preference" and local and run.dataset.judge_share == 0:  # type: ignore[union-attr]
         yield "judge=preference needs held-out labels: set dataset.judge_share above 0"
-
-
-def _reward_reasons(run: RunConfig) -> Iterator[str]:
-    reward = run.reward
-    if reward.training is None:
-        return
-    loss = reward.training.loss
-    if reward.kind == "explicit" and loss == "dpo":
-        yield "reward=explicit trains by bradley_terry or regression; reward=implicit trains by dpo"
-    if reward.kind == "implicit" and loss != "dpo":
-        yield f"reward=implicit trains a policy by dpo, not by {loss}; use reward=explicit for that"
-    if loss == "dpo" and reward.training.beta is None:
-        yield "reward=implicit needs reward.training.beta"
-    if reward.kind == "implicit" and reward.training.init == "base":
-        yield "reward=implicit measures log-ratios to the SFT policy; use reward.training.init=sft"

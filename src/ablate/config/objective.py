@@ -245,3 +245,10 @@ def objective_config(values: dict[str, Any]) -> ObjectiveConfig:
         raise ConfigError(
             f"Objective '{values.get('name', '?')}': " + "; ".join(lines) + "."
         ) from error
+
+
+def objective_of_slots(slots: dict[str, Any], name: str) -> ObjectiveConfig:
+    """The objective that a stage's parameters describe: slots as `identity` left them, no words."""
+    words = {"arxiv": None, "title": name, "formula": "", "rpo_reading": "", "checked": "paper"}
+    mix = {label: {**words, "name": label, **part} for label, part in slots["mix"].items()}
+    return objective_config({**words, **slots, "mix": mix, "name": name})

@@ -16,6 +16,8 @@ def normalize(overrides: Sequence[str], search: Sequence[str] = ()) -> list[str]
       the names of numeric levels are quoted; a number without a level file means
       `num_responses.k=6`.
     - `seed=3` is short for `seed.value=3`, whether alone or in a sweep.
+    - `reward.training.objective=simpo` chooses a level of `objective` for that place.
+    - `reward.training.objective=simpo` chooses a level of `objective` for that place.
     """
     return [_normalize(override, search) for override in overrides]
 
@@ -32,4 +34,6 @@ def _normalize(override: str, search: Sequence[str]) -> str:
         if set(numbers) <= set(level_names("num_responses", search)):
             return f"{key}=" + ",".join(f"'{number}'" for number in numbers)
         return f"{key}.k={value}"
+    if key.startswith("reward.") and key.endswith(".training.objective"):
+        return f"objective@{key}={value}"
     return override

@@ -2,13 +2,14 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
 from ablate.config.base import Node, explain
 from ablate.config.collection import CollectionConfig
 from ablate.config.dataset import DatasetConfig, Sampling
 from ablate.config.model import BaseModelConfig
 from ablate.config.objective import ObjectiveConfig
+from ablate.config.reward import RewardConfig, RewardTraining
 from ablate.config.training import TrainingConfig
 from ablate.errors import ConfigError
 
@@ -18,29 +19,6 @@ class NumResponses(Node):
 
     k: PositiveInt
     select: Literal["first", "paper", "best_worst"]
-
-
-class RewardTraining(Node):
-    """How a learnt reward source is trained, on labels of prompts the policy never trains on."""
-
-    loss: Literal["bradley_terry", "regression", "dpo"]
-    init: Literal["sft", "base"]
-    num_labels: PositiveInt | None
-    beta: PositiveFloat | None
-    lr: PositiveFloat
-    batch_size: PositiveInt
-    epochs: PositiveFloat
-
-
-class RewardConfig(Node):
-    """What training sees: order only, the judge's scores, or a learnt source's scores."""
-
-    name: str
-    kind: Literal["labels", "gold", "explicit", "implicit"]
-    normalize: Literal["within_prompt_sd", "none"]
-    #: a sequence classifier to use in place of a trained one (kind: explicit)
-    path: str | None
-    training: RewardTraining | None
 
 
 class JudgeConfig(Node):

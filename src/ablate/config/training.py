@@ -26,4 +26,6 @@ class TrainingConfig(Node):
     gradient_checkpointing: bool
     checkpoint_every: PositiveInt
     select_checkpoint: Literal["last", "valid"]
+    #: whose mean on the valid prompts `select_checkpoint: valid` compares
+    select_by: Literal["judge", "training_reward"]
     deterministic: bool

@@ -14,8 +14,10 @@ from ablate.errors import ConfigError, DataError
 #: its text falls, so parts are disjoint whatever the sizes, and seeds redraw the division.
 _PARTS = {
     "id": {"sft": 0.5, "reward": 0.1, "train": 0.3, "valid": 0.04, "test": 0.06},
-    "ood": {"train": 0.7, "ood": 0.3},
+    "ood": {"train": 0.6, "reward": 0.1, "ood": 0.3},
 }
+#: prompts of the other kind whose labels a learnt reward may see; as many as of the split `reward`
+REWARD_OOD = "reward_ood"
 #: draws in a row without a new prompt after which a world is held to be exhausted
 _PATIENCE = 2000
 
@@ -87,6 +89,9 @@ class World(ABC):
         plain |= {"split": split, "size": self._size(split)}
         if split == "train":
             plain["train_prompts"] = config.train_prompts
+            if config.train_prompts != "id":
+                # the division of this kind since a part of it is kept for reward models
+                plain["ood_parts"] = 2
         if split == "sft":
             plain["nuisance"] = config.nuisance
         return plain
@@ -129,9 +134,9 @@ class World(ABC):
     def _size(self, split: str) -> int:
         if split == "judge":
             return 0
-        if split not in SPLITS:
+        if split not in (*SPLITS, REWARD_OOD):
             raise ConfigError(f"unknown split '{split}'; the splits are {', '.join(SPLITS)}")
-        return int(getattr(self.config.sizes, split))
+        return int(getattr(self.config.sizes, split.removesuffix("_ood")))
 
     def _draw(self, split: str, size: int) -> tuple[Prompt, ...]:
         if split == "train" and self.config.train_prompts == "mix":
@@ -142,16 +147,17 @@ class World(ABC):
             }
             return tuple(of_each["ood" if i % 2 else "id"][i // 2] for i in range(size))
         kind = self.config.train_prompts if split == "train" else "id"
-        return tuple(self._draw_kind(split, "ood" if split == "ood" else kind, size))
+        return tuple(self._draw_kind(split, "ood" if split in ("ood", REWARD_OOD) else kind, size))
 
     def _draw_kind(self, split: str, kind: str, size: int) -> list[Prompt]:
         world, seed = self.config.world, self.config.world_seed
+        part = "reward" if split == REWARD_OOD else split
         found: dict[str, Prompt] = {}
         attempt = last_success = 0
         while len(found) < size:
             text, facts = self.make_prompt(Draws(world, seed, kind, split, attempt), kind)
             attempt += 1
-            if text not in found and self._part(text, kind) == split:
+            if text not in found and self._part(text, kind) == part:
                 found[text] = Prompt(short_hash(world, text), split, text, facts)
                 last_success = attempt
             if attempt - last_success > _PATIENCE:

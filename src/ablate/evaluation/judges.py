@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from ablate.config.run import RunConfig
 from ablate.datasets.base import PreferenceDataset
 from ablate.errors import DataError
-from ablate.rewards.scorers import Answer, ClassifierScorer, RewardModelScorer
+from ablate.rewards.scorers import ClassifierScorer, RewardModelScorer
+from ablate.rewards.table import Answer
 
 
 class Judge(Protocol):

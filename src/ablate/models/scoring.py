@@ -1,4 +1,4 @@
-"""Sequence classifiers with one output: loading them and scoring responses."""
+"""Sequence classifiers: loading them, scoring and embedding responses."""
 
 import os
 from collections.abc import Sequence
@@ -25,11 +25,17 @@ def load_reward_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     device: str = "auto",
+    output: int | None = None,
+    outputs: int = 1,
 ) -> PreTrainedModel:
-    """A sequence classifier with one output, from a folder or the local cache of a hub id.
+    """A sequence classifier, from a folder or the local cache of a hub id.
+
+    Args:
+        output: which output will be read as the score, from 0, of a classifier of any number.
+        outputs: how many it must have where `output` is not given.
 
     Raises:
-        ModelError: nothing there, a language model without a classifier, or several outputs.
+        ModelError: nothing there, a language model without a classifier, or other outputs.
     """
     path = str(path_or_id)
     if not os.path.isdir(path) and path.startswith(("/", ".", "~")):
@@ -47,10 +53,14 @@ def load_reward_model(
             f"{path} has no trained score head ({', '.join(sorted(report['missing_keys']))} "
             "missing): it is a language model, not a reward model"
         )
-    if model.config.num_labels != 1:
+    found = int(model.config.num_labels)
+    if output is None and found != outputs:
         raise ModelError(
-            f"{path} gives {model.config.num_labels} outputs; a reward model gives one score"
+            f"{path} gives {found} outputs; a reward model gives one score. Say which one it is "
+            "by reward.output, counted from 0"
         )
+    if output is not None and output >= found:
+        raise ModelError(f"{path} has no output {output}: it gives {found}, counted from 0")
     return model.to(resolve_device(device)).eval()
 
 
@@ -59,8 +69,23 @@ def score_responses(
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[tuple[list[int], list[int]]],
     batch_size: int,
+    output: int = 0,
 ) -> np.ndarray:
-    """float64[N]: the classifier's score of each (prompt ids, response ids), at the last token.
+    """float64[N]: one output of the classifier for each (prompt ids, response ids).
+
+    Raises:
+        ModelError: see `classifier_outputs`.
+    """
+    return np.ascontiguousarray(classifier_outputs(model, tokenizer, pairs, batch_size)[:, output])
+
+
+def classifier_outputs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[tuple[list[int], list[int]]],
+    batch_size: int,
+) -> np.ndarray:
+    """float64[N, outputs]: what the classifier says at the last token of each pair.
 
     Batches hold sequences of similar length; padding does not change a score. transformers reads
     a classifier at the last token that is not the *config's* pad, which in foreign models need
@@ -68,12 +93,13 @@ def score_responses(
     a token that ends none of its rows, and the config is told of it for the time being.
 
     Raises:
-        ModelError: a sequence longer than the model's context.
+        ModelError: a sequence longer than the model's context, or a token beyond its vocabulary.
     """
     rows = [[*prompt, *response] for prompt, response in pairs]
     check_lengths((len(row) for row in rows), context_length(model))
+    _check_vocabulary(model, rows)
     order = sorted(range(len(rows)), key=lambda place: (len(rows[place]), place))
-    scores = np.empty(len(rows), dtype=np.float64)
+    found = np.empty((len(rows), int(model.config.num_labels)), dtype=np.float64)
     was_training, configs = model.training, (model.config, model.config.get_text_config())
     pads = [config.pad_token_id for config in configs]
     model.eval()
@@ -98,9 +124,20 @@ def score_responses(
                     attention_mask=mask.to(model.device),
                     use_cache=False,
                 )
-                scores[places] = output.logits[:, 0].float().cpu().numpy()
+                found[places] = output.logits.float().cpu().numpy()
     finally:
         for config, old in zip(configs, pads, strict=True):
             config.pad_token_id = old
         model.train(was_training)
-    return scores
+    return found
+
+
+def _check_vocabulary(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> None:
+    size = model.get_input_embeddings().weight.shape[0]
+    largest = max((max(row) for row in rows if row), default=0)
+    if largest >= size:
+        raise ModelError(
+            f"the tokenizer of {model.config.name_or_path or 'the classifier'} gives the token "
+            f"{largest}, but the model knows tokens 0 to {size - 1}: they do not belong together. "
+            "Save the model's own tokenizer in its folder"
+        )

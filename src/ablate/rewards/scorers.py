@@ -1,35 +1,18 @@
-"""Scorers: objects that give each answer a number (trained or loaded models; torch)."""
+"""Scorers that are models: reward models, foreign classifiers, policies (torch)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ablate.rewards.normalize import rows_by_prompt
+from ablate.rewards.table import Answer
+
 SCORE_BATCH = 128
 #: tokens per forward pass when log-probs are computed, padding included
 LOGP_BATCH_TOKENS = 8192
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A response to a prompt, as text and as the policy's token ids."""
-
-    prompt_id: str
-    prompt: str
-    prompt_ids: list[int]
-    response: str
-    response_ids: list[int]
-
-
-class Scorer(Protocol):
-    """Anything that scores answers; higher is better."""
-
-    def score(self, answers: Sequence[Answer]) -> NDArray[np.float64]:
-        """float[R], one score per answer."""
-        ...
 
 
 class RewardModelScorer:
@@ -52,11 +35,12 @@ class RewardModelScorer:
 class ClassifierScorer:
     """A foreign sequence classifier with its own tokenizer and chat template."""
 
-    def __init__(self, path: str, device: str) -> None:
+    def __init__(self, path: str, device: str, output: int | None = None) -> None:
         from ablate.models.scoring import load_reward_model
         from ablate.models.tokenizer import load_tokenizer
 
-        self.model = load_reward_model(path, device=device)
+        self.output = output
+        self.model = load_reward_model(path, device=device, output=output)
         self.tokenizer = load_tokenizer(path)
 
     def score(self, answers: Sequence[Answer]) -> NDArray[np.float64]:
@@ -67,7 +51,9 @@ class ClassifierScorer:
             (encode_prompt(self.tokenizer, a.prompt), encode_response(self.tokenizer, a.response))
             for a in answers
         ]
-        return score_responses(self.model, self.tokenizer, pairs, batch_size=SCORE_BATCH)
+        return score_responses(
+            self.model, self.tokenizer, pairs, batch_size=SCORE_BATCH, output=self.output or 0
+        )
 
 
 class ImplicitScorer:
@@ -86,3 +72,35 @@ class ImplicitScorer:
         return self.beta * (
             np.array([row[0] for row in policy]) - np.array([row[0] for row in reference])
         )
+
+
+class GeneralPreference:
+    """A general preference model trained here (arXiv 2410.02197): P(i beats j), cycles allowed.
+
+    Each response has an embedding; P = σ(s/tau) with the skew-symmetric score s of two of them.
+    The paper's scale for each prompt is left out: it changes no sign.
+    """
+
+    def __init__(self, folder: Path, device: str, tau: float) -> None:
+        from ablate.models.scoring import load_reward_model
+        from ablate.models.tokenizer import load_tokenizer
+
+        self.tau = tau
+        self.model = load_reward_model(folder, device=device, output=0)
+        self.tokenizer = load_tokenizer(str(folder))
+
+    def compare(self, answers: Sequence[Answer]) -> list[list[float]]:
+        """For each answer, P(it beats answer j) for the answers j of its prompt, in their order."""
+        from ablate.models.scoring import classifier_outputs
+        from ablate.trl_compat.reward import preference_scores
+
+        pairs = [(answer.prompt_ids, answer.response_ids) for answer in answers]
+        embedded = classifier_outputs(self.model, self.tokenizer, pairs, SCORE_BATCH)
+        prompts = np.array([answer.prompt_id for answer in answers], dtype=object)
+        lines: list[list[float]] = [[] for _ in answers]
+        for rows in rows_by_prompt(prompts):
+            scores = preference_scores(embedded[rows][:, None], embedded[rows][None, :])
+            wins = 1 / (1 + np.exp(-scores / self.tau))
+            for row, line in zip(rows, wins.tolist(), strict=True):
+                lines[row] = line
+        return lines

@@ -1,4 +1,4 @@
-"""What several stages' work shares: loading policies, reading pools, opening reward scorers."""
+"""What several stages' work shares: loading policies, reading pools, joining tables."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,6 @@ import pandas as pd
 from ablate.config.run import RunConfig
 from ablate.models.loading import load_model
 from ablate.models.tokenizer import load_tokenizer
-from ablate.rewards.scorers import ClassifierScorer, ImplicitScorer, RewardModelScorer, Scorer
 from ablate.stages.context import Report
 from ablate.store.files import read_json
 from ablate.store.tables import read_table
@@ -71,6 +70,14 @@ def joined(pool: pd.DataFrame, table: pd.DataFrame, columns: list[str]) -> pd.Da
     return merged
 
 
+def labelled(pool: pd.DataFrame, labels: Path) -> pd.DataFrame:
+    """The pool with `label` and `clean`, the score behind it (the same without a label model)."""
+    table = read_table(labels / LABELS)
+    if "clean" not in table:
+        table = table.assign(clean=table["label"])
+    return joined(pool, table, ["label", "clean"])
+
+
 def within(report: Report, first: float, last: float) -> Report:
     """A report for one part of a stage, mapped to that share of the stage's bar."""
 
@@ -79,21 +86,6 @@ def within(report: Report, first: float, last: float) -> Report:
         report(round(1000 * share), 1000, metrics)
 
     return inner
-
-
-def open_scorer(reward: dict[str, Any], run: RunConfig, inputs: dict[str, Path]) -> Scorer | None:
-    """The training reward as a scorer of any answer, or None where it is no learnt model."""
-    if reward["kind"] == "explicit" and "content" in reward:
-        assert run.reward.path is not None
-        return ClassifierScorer(run.reward.path, run.runtime.device)
-    if reward["kind"] == "explicit":
-        return RewardModelScorer(inputs["reward_model"] / MODEL, run.runtime.device)
-    if reward["kind"] == "implicit":
-        policy, tokenizer = load_policy(inputs["reward_model"] / MODEL, run)
-        reference, _ = load_policy(inputs["reference"] / MODEL, run)
-        beta = read_json(inputs["reward_model"] / RESULT)["beta"]
-        return ImplicitScorer(policy, reference, tokenizer, beta)
-    return None
 
 
 def as_lists(column: pd.Series) -> list[list[int]]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablate.config.dataset import LocalConfig
+from ablate.config.reward import judge_share
 from ablate.errors import AblateError, StoreError
 from ablate.stages.execute import Display, Execution, Silent
 from ablate.stages.graph import RunPlan, Stage
@@ -93,11 +95,11 @@ def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display)
     started = time.time()
     try:
         evaluation = execution.ensure(plan.evaluation)
+        rounds = [execution.ensure(stage) for stage in rounds_of(plan)]
         data = _record_data(plan, execution, evaluation, started)
         data["tracker_id"] = tracker.id
         with files.scratch(layout.scratch, f"record-{plan.identity[:12]}") as private:
             shutil.copyfile(evaluation / "eval.parquet", private / "eval.parquet")
-            rounds = [execution.ensure(stage) for stage in rounds_of(plan)]
             join_rounds(rounds, "train.parquet", private)
             join_rounds(rounds, "curve.parquet", private)
             record = records.publish(layout, plan.identity, private, data)
@@ -163,7 +165,13 @@ def _record_data(
             "checkpoints": policy["checkpoints"],
             "weights": policy["weights"],
         },
-        "reward": result("scores"),
+        "reward": {
+            **result("scores"),
+            # all, part or none of the training reward is the judge itself (reward=gold)
+            "judge_share": judge_share(
+                plan.run.reward, given=isinstance(plan.run.dataset, LocalConfig)
+            ),
+        },
         "stages": [
             {
                 "role": stage.role if stage.role == stage.name else f"{stage.name}/{stage.role}",

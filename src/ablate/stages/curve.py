@@ -7,13 +7,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablate.config.dataset import Sampling
 from ablate.datasets import open_dataset
-from ablate.evaluation.answers import answer_prompts, answers_of, held_out_prompts
+from ablate.evaluation.answers import answer_prompts, held_out_prompts
 from ablate.evaluation.judges import open_judge
 from ablate.models.logps import token_kl
 from ablate.rewards.scorers import LOGP_BATCH_TOKENS
 from ablate.stages.common import MODEL, as_lists, load_policy
 from ablate.stages.context import Context
-from ablate.stages.rollout import training_score
+from ablate.stages.evaluation import training_reward_of
 from ablate.training.watch import Curve
 
 
@@ -34,11 +34,7 @@ def curve_of(context: Context, tokenizer: PreTrainedTokenizerBase) -> Curve | No
     splits = list(params["splits"])
     judge = open_judge(context.run, dataset, splits, model_folder and model_folder / MODEL)
     sft, _ = load_policy(context.inputs["sft"] / MODEL, context.run)
-    reward = params["reward"]
-    given = reward["kind"] == "gold" and params["labels"] == "given"
-    score = None
-    if reward["kind"] != "labels" and not given:
-        score = training_score(context, reward, splits, judge)
+    reward = training_reward_of(context, splits)
 
     def measure(policy: PreTrainedModel) -> dict[str, float]:
         answers = answer_prompts(
@@ -58,8 +54,8 @@ def curve_of(context: Context, tokenizer: PreTrainedTokenizerBase) -> Curve | No
         ]
         compared = token_kl(policy, sft, tokenizer, items, LOGP_BATCH_TOKENS)
         point: dict[str, Any] = {"judge_reward": answers["judge_score"].mean()}
-        if score is not None:
-            point["training_reward"] = score(answers_of(answers)).mean()
+        if reward is not None:
+            point["training_reward"] = reward(answers).mean()
         point |= {
             "kl": math.fsum(row[0].kl for row in compared) / len(compared),
             "length": answers["num_tokens"].mean(),

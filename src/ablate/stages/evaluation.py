@@ -1,6 +1,7 @@
 """Stage `evaluation`: the policy's answers, judged and compared with SFT and reference."""
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,10 @@ from ablate.stages.common import (
     RESULT,
     as_lists,
     load_policy,
-    open_scorer,
     within,
 )
 from ablate.stages.context import Context, Report
+from ablate.stages.reward_source import open_reward
 from ablate.store.files import read_json, write_json
 from ablate.store.tables import read_table, write_table
 
@@ -68,7 +69,7 @@ def run(context: Context) -> None:
     baseline = read_table(context.inputs["baseline"] / ANSWERS)
     answers = beside(answers, baseline)
     kept = list(KEPT)
-    rewards = training_reward(context, answers)
+    rewards = training_reward(context, answers, list(context.params["splits"]))
     if rewards is not None:
         answers["train_reward"] = rewards
         kept.append("train_reward")
@@ -122,17 +123,34 @@ def beside(answers: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
     return answers.merge(other, on=keys, how="left", validate="one_to_one")
 
 
-def training_reward(context: Context, answers: pd.DataFrame) -> np.ndarray | None:
-    """What the training reward says of the answers, on the scale that training used.
+def training_reward(
+    context: Context, answers: pd.DataFrame, splits: Sequence[str]
+) -> np.ndarray | None:
+    """What the training reward says of the answers, see `training_reward_of`."""
+    reward = training_reward_of(context, splits)
+    return None if reward is None else reward(answers)
 
-    None where training saw only an order, or scores that came with the data and say nothing of new
-    answers; the judge's own score for `reward=gold` where the judge made the labels.
+
+def training_reward_of(
+    context: Context, splits: Sequence[str]
+) -> Callable[[pd.DataFrame], np.ndarray] | None:
+    """What the training reward says of judged answers, on the scale that training used.
+
+    None where training saw only an order, comparisons with the prompt's other responses, or scores
+    that came with the data: these say nothing of an answer alone. For `reward=gold` by the judge
+    it is the judge's score at hand.
     """
-    reward = context.params["reward"]
-    given = context.params["labels"] == "given"
-    if reward["kind"] == "labels" or (reward["kind"] == "gold" and given):
+    params = context.params["reward"]
+    if params["kind"] in ("labels", "pairwise", "gpm") or params.get("scores_from") == "data":
         return None
-    scale = read_json(context.inputs["scores"] / RESULT)["scale"]
-    scorer = open_scorer(reward, context.run, context.inputs)
-    raw = answers["judge_score"].to_numpy() if scorer is None else scorer.score(answers_of(answers))
-    return np.asarray(raw / scale)
+    reward = open_reward(context, splits)
+
+    def alone(answers: pd.DataFrame) -> np.ndarray:
+        if params["kind"] == "gold":
+            assert reward.normalizer is not None
+            return reward.normalizer.alone(answers["judge_score"].to_numpy())
+        values = reward.alone(answers_of(answers)).reward
+        assert values is not None
+        return values
+
+    return alone

@@ -1,66 +1,15 @@
 """Planning: which stages a run needs, with what parameters and inputs. Free of torch."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
-from ablate.config.identity import digest
-from ablate.config.levels import read_level
-from ablate.config.objective import objective_config
-from ablate.config.run import RewardTraining, RunConfig
+from ablate.config.run import RunConfig
 from ablate.datasets import open_dataset
 from ablate.stages.external import classifier_content, model_content
-from ablate.stages.fingerprints import objective_content
-from ablate.stages.registry import KINDS
+from ablate.stages.reward_plan import PlannedReward, learnt
 from ablate.stages.rounds import Rounds
+from ablate.stages.stage import Stage
 from ablate.store.layout import Layout
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A content-addressed piece of work.
-
-    `params` is plain data and, with the inputs' identities, decides the identity. `run` is the
-    run that asked for the stage: it tells where files lie, which is no part of the identity.
-    """
-
-    name: str
-    role: str
-    params: dict[str, Any]
-    inputs: dict[str, "Stage"]
-    run: RunConfig = field(repr=False)
-
-    @cached_property
-    def identity(self) -> str:
-        return digest(
-            {
-                "stage": self.name,
-                "version": KINDS[self.name].version,
-                "params": self.params,
-                "inputs": {role: stage.identity for role, stage in self.inputs.items()},
-            }
-        )
-
-    @property
-    def title(self) -> str:
-        """What a person reads beside the progress bar."""
-        title = KINDS[self.name].title
-        return title if self.role == self.name else f"{title} ({self.role})"
-
-    def walk(self) -> Iterator["Stage"]:
-        """This stage and all it needs, inputs first, each identity once."""
-        seen: set[str] = set()
-
-        def visit(stage: Stage) -> Iterator[Stage]:
-            if stage.identity in seen:
-                return
-            seen.add(stage.identity)
-            for needed in stage.inputs.values():
-                yield from visit(needed)
-            yield stage
-
-        yield from visit(self)
 
 
 @dataclass(frozen=True)
@@ -130,8 +79,9 @@ class Planner:
         split: str,
         policy: Stage,
         seed: int,
-        role: str = "",
+        limit: int | None = None,
         *,
+        role: str = "",
         given: bool = True,
         more: dict[str, Any] | None = None,
         select: Stage | None = None,
@@ -141,6 +91,8 @@ class Planner:
         `more` are further parameters; `select` chooses among the policy's checkpoints.
         """
         params: dict[str, Any] = {"split": split, "prompts": self.dataset.identity(split)}
+        if limit is not None and limit < self.dataset.num_prompts(split):
+            params["limit"] = limit
         if not (given and self.dataset.has_responses):
             params |= {"pool": self.run.dataset.pool.identity(), "seed": seed}
         chosen = {} if select is None else {"policy_select": select}
@@ -154,11 +106,6 @@ class Planner:
             return self.stage("labels", params, {"pool": pool}, role or split)
         params = {"source": "judge", "judge": self.judge_content(), "split": split}
         return self.stage("labels", params, {"pool": pool, **self.judge_inputs()}, role or split)
-
-    def labelled(self) -> str:
-        """Who labelled what the policy trains on: `given` with the data, or the `judge`."""
-        fresh = self.run.collection.fresh
-        return "given" if self.dataset.has_responses and not fresh else "judge"
 
     def judge_content(self) -> dict[str, Any]:
         judge = self.run.judge
@@ -177,40 +124,8 @@ class Planner:
         assert judge.training is not None
         policy = self.sft(0, "judge")
         pool = self.pool("judge", policy, 0)
-        model = self.learnt(judge.training, "judge", pool, self.labels("judge", pool), policy, 0)
-        return {"judge": model}
-
-    def learnt(
-        self,
-        training: RewardTraining,
-        role: str,
-        pool: Stage,
-        labels: Stage,
-        init: Stage,
-        seed: int,
-    ) -> Stage:
-        params: dict[str, Any] = {"training": training.identity(), "seed": seed}
-        if training.init == "base":
-            params["base"] = self.base_model()
-        if training.loss == "dpo":
-            params["objective"] = objective_content(
-                objective_config({**read_level("objective", "dpo"), "beta": training.beta}),
-                self.layout,
-            )
-            lora = self.run.base_model.lora
-            params["lora"] = None if lora is None else lora.identity()
-            params["optimisation"] = {
-                **self.run.training.identity(),
-                "name": "implicit reward",
-                "lr": training.lr,
-                "batch_size": training.batch_size,
-                "micro_batch_size": None,
-                "epochs": training.epochs,
-                "max_steps": None,
-                "select_checkpoint": "last",
-            }
-        inputs = {"pool": pool, "labels": labels, "init": init}
-        return self.stage("reward_model", params, inputs, role)
+        inputs = {"pool_id": pool, "labels_id": self.labels("judge", pool)}
+        return {"judge": learnt(self, judge.training, "judge", inputs, policy, 0)}
 
     def evaluation(self) -> Stage:
         sft = self.sft(self.upstream)
@@ -223,13 +138,21 @@ class Planner:
             "reference": sft,
             "baseline": self.stage("answers", answering, {"policy": sft, **judge}),
             "scores": trained.scores,
-            **rounds.reward_inputs,
+            **rounds.reward.inputs,
             **judge,
         }
         if trained.last.select is not None:
             inputs["select"] = trained.last.select
-        params = {**answering, "reward": rounds.reward, "labels": self.labelled()}
+        params = {**answering, "reward": rounds.reward.params}
         return self.stage("evaluation", params, inputs)
+
+    def select(self, policy: Stage, scores: Stage, reward: PlannedReward, role: str = "") -> Stage:
+        """The choice among a policy's checkpoints on the valid prompts."""
+        params, inputs = self.answering(["valid"]), {"policy": policy, **self.judge_inputs()}
+        if self.run.training.select_by == "training_reward":
+            params["reward"] = reward.params
+            inputs |= {"scores": scores, **reward.inputs}
+        return self.stage("select", params, inputs, role)
 
     def splits(self) -> list[str]:
         return [split for split in ("valid", "test", "ood") if self.dataset.num_prompts(split)]

@@ -24,7 +24,7 @@ from ablate.stages.common import (
 )
 from ablate.stages.context import Context
 from ablate.stages.curve import curve_of
-from ablate.stages.rollout import SELECTION_SEED, fresh_groups
+from ablate.stages.rollout import SELECTION_SEED, fresh_groups, reward_fields
 from ablate.store.files import read_json, write_json
 from ablate.store.tables import read_table, write_table
 from ablate.training.groups import Group
@@ -55,7 +55,12 @@ def run(context: Context) -> None:
         groups,
         Objective(context.run.objective),
         TrainingConfig.model_validate(
-            {**context.params["training"], "name": "", "select_checkpoint": "last"}
+            {
+                **context.params["training"],
+                "name": "",
+                "select_checkpoint": "last",
+                "select_by": "judge",
+            }
         ),
         lora=context.run.base_model.lora,
         reference=reference,
@@ -129,13 +134,14 @@ def select_groups(context: Context) -> list[Group]:
     """The groups that enter the loss: K of N responses per prompt, with all that is known."""
     chosen = context.params["num_responses"]
     pool = read_pool(context.inputs["pool"])
-    table = joined(pool, read_table(context.inputs["scores"] / SCORES), ["score"])
+    scores = read_table(context.inputs["scores"] / SCORES)
+    known = [name for name in scores.columns if name not in ("prompt_id", "index", "raw")]
+    table = joined(pool, scores, known)
     table = joined(table, read_table(context.inputs["ref_logps"] / REF_LOGPS), ["logp"])
     previous = context.inputs.get("prev_logps")
     if previous is not None:
         other = read_table(previous / REF_LOGPS).rename(columns={"logp": "prev_logp"})
         table = joined(table, other, ["prev_logp"])
-    order_only = read_json(context.inputs["scores"] / RESULT)["kind"] == "labels"
     sampled = context.run.objective.needs.reference_sample
     groups = []
     for name, rows in grouped(table):
@@ -143,23 +149,23 @@ def select_groups(context: Context) -> list[Group]:
         if sampled:
             # set apart before the choice, which looks at scores: what it leaves is no fair draw
             sample_ids, rows = list(rows["response_ids"].iloc[-1]), rows.iloc[:-1]
-        scores = rows["score"].to_numpy()
         picked = select_indices(
-            scores, min(chosen["k"], len(rows)), chosen["select"], (SELECTION_SEED, name)
+            rows["rank"].to_numpy(),
+            min(chosen["k"], len(rows)),
+            chosen["select"],
+            (SELECTION_SEED, name),
         )
         rows = rows.iloc[picked]
-        values = rows["score"].tolist()
         groups.append(
             Group(
                 prompt_id=name,
                 prompt_ids=list(rows["prompt_ids"].iloc[0]),
                 response_ids=as_lists(rows["response_ids"]),
                 ref_logps=rows["logp"].tolist(),
-                rewards=None if order_only else values,
-                ranks=values if order_only else None,
                 pool_index=rows["index"].tolist(),
                 prev_logps=None if previous is None else rows["prev_logp"].tolist(),
                 sample_ids=sample_ids,
+                **reward_fields(rows, picked),
             )
         )
     return groups

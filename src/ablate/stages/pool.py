@@ -25,11 +25,12 @@ def run(context: Context) -> None:
     model, tokenizer = load_policy(model_of(context.inputs, "policy"), context.run)
     dataset = open_dataset(context.run.dataset)
     split = context.params["split"]
-    prompts = part_of(dataset.prompts(split), context.params.get("part"))
+    prompts = dataset.prompts(split, context.params.get("limit"))
+    prompts = part_of(prompts, context.params.get("part"))
     texts = {prompt.id: prompt.text for prompt in prompts}
     ids = {name: encode_prompt(tokenizer, text) for name, text in texts.items()}
     if "pool" not in context.params:
-        given = dataset.responses(split)
+        given = [item for item in dataset.responses(split) if item.prompt_id in texts]
         rows = [
             (item.prompt_id, item.index, item.text, encode_response(tokenizer, item.text), True)
             for item in given

@@ -7,6 +7,7 @@ from typing import Any
 
 from ablate.config.collection import round_prompts
 from ablate.config.dataset import DatasetConfig, LocalConfig
+from ablate.config.reward import GoldReward, training_of, walk
 from ablate.config.run import RunConfig
 from ablate.datasets import SPLITS, PreferenceDataset, open_dataset
 from ablate.errors import DataError, ModelError
@@ -29,7 +30,12 @@ def check_data(run: RunConfig) -> None:
         if not fresh:
             _check_counts(run, dataset)
         _check_labels(run, dataset)
-        if run.reward.kind == "gold" and not dataset.has_scores and not fresh:
+        of_data = [
+            source
+            for source in walk(run.reward)
+            if isinstance(source, GoldReward) and source.scores_from == "data"
+        ]
+        if of_data and not dataset.has_scores:
             raise DataError(
                 f"{run.dataset.path} says only which response is better; reward=gold needs scores. "
                 "Use reward=labels, reward=explicit or reward=implicit"
@@ -52,7 +58,7 @@ def check_data(run: RunConfig) -> None:
 def _check_labels(run: RunConfig, dataset: PreferenceDataset) -> None:
     """Learnt rewards and judges need comparisons, beside those held out to measure them."""
     needed = {} if run.collection.fresh else {"train": 1}
-    if run.reward.training is not None and run.reward.path is None:
+    if any(training_of(source) is not None for source in walk(run.reward)):
         needed["reward"] = 2
     if run.judge.kind == "preference":
         needed["judge"] = 2

@@ -1,4 +1,4 @@
-"""Stage `reward_model`: a learnt reward, explicit (classifier) or implicit (DPO policy)."""
+"""Stage `reward_model`: a learnt reward: a classifier, a policy or a preference model."""
 
 import shutil
 import time
@@ -8,139 +8,131 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablate.config.levels import read_level
-from ablate.config.objective import objective_config
-from ablate.config.run import RewardTraining
+from ablate.config.objective import objective_of_slots
+from ablate.config.reward import PreferenceTraining, RewardTraining
 from ablate.config.training import TrainingConfig
+from ablate.errors import ConfigError
 from ablate.evaluation.answers import answers_of
 from ablate.models.loading import build_model, save_model, weights_digest
 from ablate.models.logps import response_logps
 from ablate.models.tokenizer import load_tokenizer
 from ablate.objectives import Objective
-from ablate.rewards.normalize import pair_accuracy
+from ablate.rewards.agreement import agreement, pairwise_agreement
 from ablate.rewards.scorers import (
     LOGP_BATCH_TOKENS,
+    GeneralPreference,
     ImplicitScorer,
     RewardModelScorer,
-    Scorer,
 )
-from ablate.stages.common import (
-    LABELS,
-    MODEL,
-    RESULT,
-    STEPS,
-    as_lists,
-    grouped,
-    joined,
-    load_policy,
-    read_pool,
-    within,
-)
+from ablate.stages.common import MODEL, RESULT, STEPS, load_policy, within
 from ablate.stages.context import Context, Report
 from ablate.stages.external import model_folder
+from ablate.stages.reward_labels import Pair, comparisons, labelled_prompts
 from ablate.store.files import write_json
-from ablate.store.tables import read_table, write_table
+from ablate.store.tables import write_table
 from ablate.training.groups import Group
 from ablate.training.policy import train_policy
 from ablate.training.reward_model import Comparison, ScoredResponse, train_reward_model
 
-#: share of the labelled prompts that is kept from training to measure the reward's accuracy
-HELD_OUT = 0.1
+Learnt = RewardModelScorer | ImplicitScorer | GeneralPreference
 
 
 def run(context: Context) -> None:
-    """Writes model/, train.parquet and result.json with the accuracy on held-out labels."""
+    """Writes model/, train.parquet and result.json.
+
+    result.json tells which labels the source saw and, for held-out prompts of the kind it was
+    trained on and for prompts of the other kind (`held_out`: id, ood), how well it agrees with
+    the labels and with the scores behind them: accuracy over untied pairs, expected calibration
+    error of P(win), mean within-prompt correlations of Pearson and Spearman
+    (`rewards.agreement`).
+    """
     started = time.monotonic()
-    training = RewardTraining.model_validate(context.params["training"])
-    labelled = joined(
-        read_pool(context.inputs["pool"]),
-        read_table(context.inputs["labels"] / LABELS),
-        ["label"],
-    )
-    groups = grouped(labelled)
-    kept = max(1, round(HELD_OUT * len(groups)))
-    held_out, groups = groups[:kept], groups[kept:]
-    pairs = comparisons(groups, context.params["seed"], training.num_labels)
+    params = context.params
+    settings = params["training"]
+    groups, measuring = labelled_prompts(context.inputs, settings["prompts"])
+    pairs = comparisons(groups, params["seed"], settings["num_labels"])
     report = within(context.report, 0.0, 0.95)
-    train = _train_implicit if training.loss == "dpo" else _train_explicit
-    steps, scorer = train(context, training, pairs, report)
+    train = _train_implicit if params["kind"] == "implicit" else _train_classifier
+    steps, model, extra = train(context, pairs, report)
     shutil.rmtree(context.out / "work", ignore_errors=True)
     write_table(steps, context.out / STEPS)
-    rows = pd.concat([frame for _, frame in held_out])
-    scores = scorer.score(answers_of(rows))
-    accuracy = pair_accuracy(scores, rows["label"].to_numpy(), rows["prompt_id"].to_numpy())
     write_json(
         context.out / RESULT,
         {
-            "beta": training.beta,
-            "comparisons": len(pairs),
-            "held_out_prompts": len(held_out),
-            "held_out_accuracy": accuracy if np.isfinite(accuracy) else None,
+            **extra,
+            "labels": {
+                "prompts": settings["prompts"],
+                "num_prompts": len({pair.prompt_id for pair in pairs}),
+                "comparisons": len(pairs),
+            },
+            "held_out": {kind: _measured(model, rows) for kind, rows in measuring.items()},
             "weights": weights_digest(context.out / MODEL),
             "seconds": time.monotonic() - started,
         },
     )
 
 
-#: a pair of responses to one prompt with their labels, the better one first
-Pair = tuple[list[int], list[int], list[int], float, float]
-
-
-def comparisons(groups: list[tuple[str, pd.DataFrame]], seed: int, limit: int | None) -> list[Pair]:
-    """Random disjoint pairs of each prompt's responses, ties left out; at most `limit` in all.
-
-    Disjoint pairs use every label once, so that explicit and implicit sources with the same
-    limit have seen the same labels.
-    """
-    rng = np.random.default_rng([seed, 0x5EED])
-    pairs: list[Pair] = []
-    for _, rows in groups:
-        order = rng.permutation(len(rows))
-        ids, labels = as_lists(rows["response_ids"]), rows["label"].tolist()
-        prompt = list(rows["prompt_ids"].iloc[0])
-        for left, right in zip(order[0::2], order[1::2], strict=False):
-            if labels[left] == labels[right]:
-                continue
-            best, worst = (left, right) if labels[left] > labels[right] else (right, left)
-            pairs.append((prompt, ids[best], ids[worst], labels[best], labels[worst]))
-    return pairs if limit is None else pairs[:limit]
-
-
-def _train_explicit(
-    context: Context, training: RewardTraining, pairs: list[Pair], report: Report
-) -> tuple[pd.DataFrame, Scorer]:
-    """A classifier by Bradley-Terry or by regression on standardised labels."""
-    tokenizer = load_tokenizer(str(context.inputs["init"] / MODEL))
-    examples: list[Any]
-    if training.loss == "bradley_terry":
-        examples = [Comparison(prompt, best, worst) for prompt, best, worst, _, _ in pairs]
+def _measured(model: Learnt, rows: pd.DataFrame) -> dict[str, Any]:
+    """Agreement with the labels of some prompts."""
+    truth = [rows[name].to_numpy() for name in ("label", "prompt_id", "clean")]
+    answers = answers_of(rows)
+    if isinstance(model, GeneralPreference):
+        found = pairwise_agreement(model.compare(answers), *truth)
     else:
-        labels = np.array([[high, low] for *_, high, low in pairs])
-        mean, sd = labels.mean(), labels.std()
-        examples = [
-            ScoredResponse(prompt, ids, float((label - mean) / sd))
-            for prompt, best, worst, high, low in pairs
-            for ids, label in ((best, high), (worst, low))
-        ]
+        found = agreement(model.score(answers), *truth)
+    return {"num_prompts": int(rows["prompt_id"].nunique()), **found}
+
+
+def _train_classifier(
+    context: Context, pairs: list[Pair], report: Report
+) -> tuple[pd.DataFrame, Learnt, dict[str, Any]]:
+    """By Bradley-Terry, by regression on standardised labels, or a general preference model."""
+    kind, device = context.params["kind"], context.run.runtime.device
+    tokenizer = load_tokenizer(str(context.inputs["init"] / MODEL))
+    settings: RewardTraining | PreferenceTraining
+    examples: list[Any] = [Comparison(pair.prompt, pair.best, pair.worst) for pair in pairs]
+    dim = 1
+    if kind == "preference":
+        settings = PreferenceTraining.model_validate(context.params["training"])
+        dim = settings.dim
+    else:
+        settings = RewardTraining.model_validate(context.params["training"])
+    if kind == "regression":
+        examples = _standardised(pairs)
     model, steps = train_reward_model(
-        _initial_folder(context, training),
+        _initial_folder(context, settings.init),
         tokenizer,
         examples,
-        training,
+        settings,
         seed=context.params["seed"],
         work_dir=context.out / "work",
         report=report,
         dtype=context.run.base_model.dtype,
-        device=context.run.runtime.device,
+        device=device,
+        outputs=dim,
+        tau=settings.tau if isinstance(settings, PreferenceTraining) else None,
     )
-    save_model(model, tokenizer, context.out / MODEL)
-    return steps, RewardModelScorer(context.out / MODEL, context.run.runtime.device)
+    folder = context.out / MODEL
+    save_model(model, tokenizer, folder)
+    if isinstance(settings, PreferenceTraining):
+        return steps, GeneralPreference(folder, device, settings.tau), {"tau": settings.tau}
+    return steps, RewardModelScorer(folder, device), {}
 
 
-def _initial_folder(context: Context, training: RewardTraining) -> Path:
+def _standardised(pairs: list[Pair]) -> list[ScoredResponse]:
+    labels = np.array([[pair.high, pair.low] for pair in pairs])
+    mean, sd = labels.mean(), labels.std()
+    return [
+        ScoredResponse(pair.prompt, ids, float((label - mean) / sd))
+        for pair in pairs
+        for ids, label in ((pair.best, pair.high), (pair.worst, pair.low))
+    ]
+
+
+def _initial_folder(context: Context, start: str) -> Path:
     """The causal model whose weights the reward model starts from: SFT, or the base model."""
     base, init = context.run.base_model, context.inputs["init"] / MODEL
-    if training.init == "sft":
+    if start == "sft":
         return init
     if base.kind == "hf":
         assert base.path is not None
@@ -153,20 +145,19 @@ def _initial_folder(context: Context, training: RewardTraining) -> Path:
 
 
 def _train_implicit(
-    context: Context, training: RewardTraining, pairs: list[Pair], report: Report
-) -> tuple[pd.DataFrame, Scorer]:
-    """A policy trained by DPO on the comparisons; its implicit reward is the source."""
+    context: Context, pairs: list[Pair], report: Report
+) -> tuple[pd.DataFrame, Learnt, dict[str, Any]]:
+    """A policy trained on the comparisons by an objective; its implicit reward is the source."""
     init = context.inputs["init"] / MODEL
     model, tokenizer = load_policy(init, context.run)
     reference, _ = load_policy(init, context.run)
-    items = [(prompt, [best, worst]) for prompt, best, worst, _, _ in pairs]
+    items = [(pair.prompt, [pair.best, pair.worst]) for pair in pairs]
     logps = response_logps(reference, tokenizer, items, LOGP_BATCH_TOKENS)
     groups = [
         Group(str(number), prompt, responses, ref_logps=row, ranks=[1.0, 0.0])
         for number, ((prompt, responses), row) in enumerate(zip(items, logps, strict=True))
     ]
-    assert training.beta is not None
-    objective = objective_config({**read_level("objective", "dpo"), "beta": training.beta})
+    objective = objective_of_slots(context.params["objective"]["slots"], "implicit reward")
     result = train_policy(
         model,
         tokenizer,
@@ -179,10 +170,11 @@ def _train_implicit(
         report=report,
     )
     if result.divergence is not None:
-        raise RuntimeError(
+        raise ConfigError(
             f"the implicit reward's policy diverged at step {result.divergence.step}: "
             f"{result.divergence.reason}; lower reward.training.lr"
         )
     result.checkpoints[-1][1].rename(context.out / MODEL)
     trained, _ = load_policy(context.out / MODEL, context.run)
-    return result.steps, ImplicitScorer(trained, reference, tokenizer, training.beta)
+    scorer = ImplicitScorer(trained, reference, tokenizer, objective.beta)
+    return result.steps, scorer, {"beta": objective.beta}

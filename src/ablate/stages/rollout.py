@@ -3,21 +3,18 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablate.config.dataset import Sampling
 from ablate.datasets import Prompt, open_dataset
-from ablate.evaluation.judges import Judge, open_judge
 from ablate.models.tokenizer import decode_response, encode_prompt
-from ablate.rewards.scorers import Answer
+from ablate.rewards.table import Answer, RewardTable
 from ablate.sampling.sample import SampledResponse, sample_responses
 from ablate.sampling.select import select_indices
-from ablate.stages.common import MODEL, RESULT, open_scorer
 from ablate.stages.context import Context
 from ablate.stages.pool import SAMPLE_BATCH, part_of
-from ablate.store.files import read_json
+from ablate.stages.reward_source import open_reward
 from ablate.training.groups import Group
 from ablate.training.online import FreshGroups, Visit
 
@@ -25,7 +22,8 @@ from ablate.training.online import FreshGroups, Visit
 #: K and seed of the policy chooses from the same order
 SELECTION_SEED = 0
 
-Score = Callable[[Sequence[Answer]], NDArray[np.float64]]
+#: rewards of fresh answers; those to one prompt are compared with each other
+Score = Callable[[Sequence[Answer]], RewardTable]
 
 
 class PolicyRollout:
@@ -33,7 +31,6 @@ class PolicyRollout:
 
     Args:
         num_samples: responses drawn per visit, of which `num_responses` picks K.
-        order_only: the scores are ranks; training sees no differences of them.
     """
 
     def __init__(
@@ -46,11 +43,10 @@ class PolicyRollout:
         num_samples: int,
         sampling: Sampling,
         seed: int,
-        order_only: bool,
     ) -> None:
         self.tokenizer, self.prompts, self.score = tokenizer, prompts, score
         self.num_responses, self.num_samples = num_responses, num_samples
-        self.sampling, self.seed, self.order_only = sampling, seed, order_only
+        self.sampling, self.seed = sampling, seed
         self.prompt_ids = [encode_prompt(tokenizer, prompt.text) for prompt in prompts]
 
     def groups(self, policy: PreTrainedModel, visits: Sequence[Visit]) -> list[Group]:
@@ -58,20 +54,18 @@ class PolicyRollout:
         drawn = self.draw(policy, visits, self.num_samples)
         rewards = self.rewards(visits, drawn)
         made = []
-        for visit, responses, scores in zip(visits, drawn, rewards, strict=True):
+        for visit, responses, rows in zip(visits, drawn, rewards, strict=True):
             name = self.prompts[visit.prompt].id
             k = min(self.num_responses["k"], len(responses))
             how = self.num_responses["select"]
-            picked = select_indices(scores, k, how, (SELECTION_SEED, name))
-            values = [float(scores[place]) for place in picked]
+            picked = select_indices(rows["rank"].to_numpy(), k, how, (SELECTION_SEED, name))
             made.append(
                 Group(
                     prompt_id=name,
                     prompt_ids=self.prompt_ids[visit.prompt],
                     response_ids=[responses[place].ids for place in picked],
-                    rewards=None if self.order_only else values,
-                    ranks=values if self.order_only else None,
                     pool_index=[responses[place].index for place in picked],
+                    **reward_fields(rows.iloc[picked], picked),
                 )
             )
         return made
@@ -104,39 +98,51 @@ class PolicyRollout:
 
     def rewards(
         self, visits: Sequence[Visit], drawn: Sequence[Sequence[SampledResponse]]
-    ) -> list[NDArray[np.float64]]:
-        """The training rewards of fresh responses, by visit: the one place where they are made."""
-        answers = [
-            Answer(
-                self.prompts[visit.prompt].id,
-                self.prompts[visit.prompt].text,
-                self.prompt_ids[visit.prompt],
-                decode_response(self.tokenizer, response.ids),
-                response.ids,
-            )
-            for visit, responses in zip(visits, drawn, strict=True)
-            for response in responses
-        ]
-        counts = [len(responses) for responses in drawn]
-        return np.split(self.score(answers), np.cumsum(counts)[:-1])
+    ) -> list[pd.DataFrame]:
+        """The training rewards of fresh responses: the one place where they are made.
+
+        Returns:
+            the columns of a `RewardTable` by visit, a row per response.
+        """
+        tables: dict[int, pd.DataFrame] = {}
+        # a prompt that comes twice is compared with its own visit's responses only
+        for number in sorted({visit.number for visit in visits}):
+            places = [place for place, visit in enumerate(visits) if visit.number == number]
+            answers = [
+                self._answer(visits[place], response)
+                for place in places
+                for response in drawn[place]
+            ]
+            columns = self.score(answers).columns()
+            start = 0
+            for place in places:
+                tables[place] = columns.iloc[start : start + len(drawn[place])]
+                start += len(drawn[place])
+        return [tables[place] for place in range(len(visits))]
+
+    def _answer(self, visit: Visit, response: SampledResponse) -> Answer:
+        prompt = self.prompts[visit.prompt]
+        text = decode_response(self.tokenizer, response.ids)
+        ids = self.prompt_ids[visit.prompt]
+        return Answer(prompt.id, prompt.text, ids, text, response.ids)
 
 
-def training_score(
-    context: Context, reward: dict[str, Any], splits: Sequence[str], judge: Judge | None = None
-) -> Score:
-    """The training reward of any answers, on the scale that the run's scores have.
+def reward_fields(rows: pd.DataFrame, picked: list[int]) -> dict[str, Any]:
+    """What the training reward says of a group, by the names of `Group`.
 
-    The judge scores where the reward is its own (gold, or the order of its labels).
+    Args:
+        rows: the columns of a `RewardTable` for the K responses of one prompt.
+        picked: their places among the responses that were compared with each other.
     """
-    scale = read_json(context.inputs["scores"] / RESULT)["scale"]
-    # an implicit reward is a ratio to SFT, whatever the reference of this training is
-    inputs = {**context.inputs, "reference": context.inputs["sft"]}
-    source: Any = open_scorer(reward, context.run, inputs) or judge
-    if source is None:
-        model = context.inputs.get("judge")
-        dataset = open_dataset(context.run.dataset)
-        source = open_judge(context.run, dataset, splits, model and model / MODEL)
-    return lambda answers: np.asarray(source.score(answers)) / scale
+    if "reward" not in rows:
+        values: dict[str, Any] = {"ranks": rows["rank"].tolist()}
+    else:
+        values = {"rewards": rows["reward"].tolist()}
+    if "extra_rewards" in rows:
+        values["extra_rewards"] = [list(map(float, extra)) for extra in rows["extra_rewards"]]
+    if "win_probs" in rows:
+        values["win_probs"] = [[float(line[j]) for j in picked] for line in rows["win_probs"]]
+    return values
 
 
 def fresh_groups(context: Context, tokenizer: PreTrainedTokenizerBase) -> FreshGroups:
@@ -146,11 +152,10 @@ def fresh_groups(context: Context, tokenizer: PreTrainedTokenizerBase) -> FreshG
     rollout = PolicyRollout(
         tokenizer,
         prompts,
-        training_score(context, drawing["reward"], ["train"]),
+        open_reward(context, ["train"]).score,
         num_responses=chosen,
         num_samples=drawing["num_samples"] or chosen["k"],
         sampling=Sampling.model_validate(drawing["sampling"]),
         seed=context.params["seed"],
-        order_only=drawing["reward"]["kind"] == "labels",
     )
     return FreshGroups(len(prompts), drawing["refresh_every"], rollout)

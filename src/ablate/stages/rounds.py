@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ablate.config.collection import round_prompts
-from ablate.stages.external import classifier_content
+from ablate.config.reward import walk
 from ablate.stages.fingerprints import objective_content
+from ablate.stages.reward_plan import plan_reward
+from ablate.stages.stage import Stage
 
 if TYPE_CHECKING:
-    from ablate.stages.graph import Planner, Stage
+    from ablate.stages.graph import Planner
 
 #: keeps the noise of one round's samples apart from that of the next and of other seeds
 ROUND_SEEDS = 1_000_003
@@ -50,7 +52,7 @@ class Rounds:
         self.planner, self.run, self.sft = planner, planner.run, sft
         self.config = planner.run.collection
         self.online = self.config.refresh_every is not None
-        self.reward, self.reward_inputs = self._reward()
+        self.reward = plan_reward(planner, planner.run.reward, sft)
 
     def plan(self) -> Trained:
         """The stages of the last round."""
@@ -75,16 +77,15 @@ class Rounds:
                 # one scale for all rounds, of the SFT policy's responses: eta keeps its meaning
                 if scores is None:
                     scores = self._scores(self._pool(start, None, 1, ""), "")
-                inputs |= {"scores": scores, "sft": self.sft, **self.reward_inputs}
-                if self.reward["kind"] in ("gold", "labels"):
-                    inputs |= self.planner.judge_inputs()
+                inputs |= {"scores": scores, **self.reward.inputs, **self._annotator()}
                 params["collection"] = {
                     **self.config.drawing(self.run.dataset.pool.sampling),
                     "prompts": self.planner.dataset.identity("train"),
                     "part": part,
-                    "reward": self.reward,
-                    "judge": self.planner.judge_content(),
                 }
+                params["reward"] = self.reward.params
+                if self._orders():
+                    params["annotator"] = self.planner.judge_content()
             else:
                 pool = self._pool(before, part, number, title)
                 scores = self._scores(pool, title)
@@ -92,7 +93,8 @@ class Rounds:
                 inputs["ref_logps"] = self._logps(pool, fixed, title)
                 if self.run.objective.needs.previous:
                     inputs["prev_logps"] = self._logps(pool, before, title)
-            before = self._policy(params, inputs, "" if number == len(parts) else title)
+            last_title = "" if number == len(parts) else title
+            before = self._policy(params, inputs, scores, last_title)
         assert scores is not None
         return Trained(before, scores)
 
@@ -111,45 +113,34 @@ class Rounds:
 
     def _scores(self, pool: Stage, title: str) -> Stage:
         labels = self.planner.labels("train", pool, title, given=not self.config.fresh)
-        inputs = {"pool": pool, "labels": labels, "reference": self.sft, **self.reward_inputs}
-        return self.planner.stage("scores", {"reward": self.reward}, inputs, title)
+        inputs = {"pool": pool, "labels": labels, **self.reward.inputs}
+        return self.planner.stage("scores", {"reward": self.reward.params}, inputs, title)
 
     def _logps(self, pool: Stage, policy: Chosen, title: str) -> Stage:
         inputs = {"pool": pool, **policy.inputs("reference")}
         return self.planner.stage("ref_logps", {}, inputs, title)
 
-    def _reward(self) -> tuple[dict[str, Any], dict[str, Stage]]:
-        """Parameters of the training reward, and the learnt model behind it."""
-        run, planner = self.run, self.planner
-        inputs: dict[str, Stage] = {}
-        reward: dict[str, Any] = {"kind": run.reward.kind, "normalize": run.reward.normalize}
-        if run.reward.kind == "explicit" and run.reward.path is not None:
-            reward["content"] = classifier_content(run.reward.path, planner.layout)
-        elif run.reward.kind in ("explicit", "implicit"):
-            assert run.reward.training is not None
-            other = planner.pool("reward", self.sft, planner.upstream)
-            inputs["reward_model"] = planner.learnt(
-                run.reward.training,
-                run.reward.kind,
-                other,
-                planner.labels("reward", other),
-                self.sft,
-                planner.upstream,
-            )
-        return reward, inputs
+    def _orders(self) -> bool:
+        """Whether the judge orders fresh responses as it ordered the pool's."""
+        return any(source.kind == "labels" for source in walk(self.run.reward))
 
-    def _policy(self, params: dict[str, Any], inputs: dict[str, Stage], title: str) -> Chosen:
+    def _annotator(self) -> dict[str, Stage]:
+        return self.planner.judge_inputs() if self._orders() else {}
+
+    def _policy(
+        self, params: dict[str, Any], inputs: dict[str, Stage], scores: Stage, title: str
+    ) -> Chosen:
         run, planner = self.run, self.planner
         training = run.training.identity()
         select_checkpoint = training.pop("select_checkpoint")
+        training.pop("select_by")
         training.pop("name")
         lora = run.base_model.lora
-        judge = planner.judge_inputs()
         if self.config.curve_every is not None:
             answering = planner.answering(["valid"], self.config.curve_prompts)
-            reward = {"reward": self.reward, "labels": planner.labelled()}
-            params["curve"] = {"every": self.config.curve_every, **answering, **reward}
-            inputs |= {"sft": self.sft, **judge, **self.reward_inputs}
+            params["curve"] = {"every": self.config.curve_every, **answering}
+            params["reward"] = self.reward.params
+            inputs |= {"sft": self.sft, **planner.judge_inputs(), **self.reward.inputs}
         policy = planner.stage(
             "policy",
             {
@@ -165,7 +156,4 @@ class Rounds:
         )
         if select_checkpoint == "last":
             return Chosen(policy)
-        answering = planner.answering(["valid"])
-        return Chosen(
-            policy, planner.stage("select", answering, {"policy": policy, **judge}, title)
-        )
+        return Chosen(policy, planner.select(policy, scores, self.reward, title))

@@ -1,43 +1,73 @@
 """Stage `scores`: the training reward of every response, and the scale that normalises it."""
 
+from typing import Any
+
 import numpy as np
+import pandas as pd
 
 from ablate.evaluation.answers import answers_of
-from ablate.rewards.normalize import pair_accuracy, score_scale
-from ablate.stages.common import LABELS, RESULT, SCORES, joined, open_scorer, read_pool
+from ablate.rewards.agreement import agreement
+from ablate.rewards.table import RewardTable, TrainingReward
+from ablate.stages.common import RESULT, SCORES, labelled, read_pool
 from ablate.stages.context import Context
-from ablate.store.files import write_json
-from ablate.store.tables import read_table, write_table
+from ablate.stages.reward_source import open_reward
+from ablate.store.files import read_json, write_json
+from ablate.store.tables import write_table
+
+#: the split whose prompts the policy trains on
+SPLIT = "train"
 
 
 def run(context: Context) -> None:
-    """Writes scores.parquet (prompt_id, index, raw, score) and result.json with the scale.
+    """Writes scores.parquet and result.json.
 
-    `score` is `raw` over the scale. result.json also tells how well the source agrees with the
-    labels: accuracy over untied within-prompt pairs and the correlation over all.
+    scores.parquet: prompt_id, index, raw (as the source says it), and the columns of a
+    `RewardTable`: rank, and where the source gives them reward (normalised), extra_rewards and
+    win_probs. result.json: the fitted numbers that normalise rewards of any answers (`fitted`),
+    how well the source agrees with the labels of this pool (`agreement`), and what its learnt
+    parts say of themselves (`learnt`).
     """
-    reward = context.params["reward"]
     pool = read_pool(context.inputs["pool"])
-    labelled = joined(pool, read_table(context.inputs["labels"] / LABELS), ["label"])
-    scorer = open_scorer(reward, context.run, context.inputs)
-    raw = labelled["label"].to_numpy() if scorer is None else scorer.score(answers_of(pool))
-    prompts = labelled["prompt_id"].to_numpy()
-    scale = score_scale(raw, prompts, reward["normalize"])
-    table = labelled[["prompt_id", "index"]].copy()
-    table["raw"], table["score"] = raw, raw / scale
-    write_table(table, context.out / SCORES)
-    label = labelled["label"].to_numpy()
+    rows = labelled(pool, context.inputs["labels"])
+    reward = open_reward(context, [SPLIT], fitted=False)
+    found = reward.fit(answers_of(rows))
+    table = rows[["prompt_id", "index"]].copy()
+    table["raw"] = reward.raw
+    write_table(pd.concat([table, found.columns()], axis=1), context.out / SCORES)
+    label, prompts = rows["label"].to_numpy(), rows["prompt_id"].to_numpy()
+    raw = table["raw"].to_numpy()
     varied = float(np.std(raw)) > 0 and float(np.std(label)) > 0
+    fitted = reward.state()
+    agreed = agreement(raw, label, prompts, rows["clean"].to_numpy())
     write_json(
         context.out / RESULT,
         {
-            "kind": reward["kind"],
-            "scale": scale,
-            "pair_accuracy": _finite(pair_accuracy(raw, label, prompts)),
+            "kind": context.params["reward"]["kind"],
+            "scale": fitted["scale"],
+            "fitted": fitted,
+            "pair_accuracy": agreed["accuracy"],
             "correlation": float(np.corrcoef(raw, label)[0, 1]) if varied else None,
+            "agreement": agreed,
+            "disagreement": disagreement(reward, found),
+            "learnt": {
+                name: read_json(folder / RESULT)
+                for name, folder in context.inputs.items()
+                if name.startswith("reward_model")
+            },
         },
     )
 
 
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+def disagreement(reward: TrainingReward, table: RewardTable) -> dict[str, Any] | None:
+    """Of an ensemble: how far each member is from the members' mean, in the pool.
+
+    For each member the mean within-prompt standard deviation (ddof 1) of its difference from the
+    mean, on the scale of the normalised members; None for other sources.
+    """
+    if not reward.source.one_scale or table.extra_rewards is None:
+        return None
+    members = table.extra_rewards * (1.0 if reward.normalizer is None else reward.normalizer.scale)
+    apart = members - members.mean(axis=1, keepdims=True)
+    frame = pd.DataFrame(apart, columns=list(reward.source.parts))
+    spread = frame.groupby(table.prompts).std(ddof=1).mean()
+    return {str(name): float(value) for name, value in spread.items() if np.isfinite(value)}

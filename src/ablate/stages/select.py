@@ -1,4 +1,4 @@
-"""Stage `select`: the checkpoint with the best mean judge reward on the valid prompts."""
+"""Stage `select`: the checkpoint with the best mean reward on the valid prompts."""
 
 from ablate.config.dataset import Sampling
 from ablate.datasets import open_dataset
@@ -6,11 +6,14 @@ from ablate.evaluation.answers import answer_prompts, held_out_prompts
 from ablate.evaluation.judges import open_judge
 from ablate.stages.common import MODEL, RESULT, load_policy, within
 from ablate.stages.context import Context
+from ablate.stages.evaluation import training_reward
 from ablate.store.files import read_json, write_json
 
 
 def run(context: Context) -> None:
-    """Writes result.json: the chosen step and the mean judge reward of every checkpoint.
+    """Writes result.json: the chosen step and the mean reward of every checkpoint.
+
+    The reward is the judge's, or the training reward where `params` describe one.
 
     Ties go to the earlier checkpoint, which has moved less from the reference.
     """
@@ -35,9 +38,17 @@ def run(context: Context) -> None:
             judge=judge,
             report=within(context.report, number / len(steps), (number + 1) / len(steps)),
         )
-        curve[step] = float(answers["judge_score"].mean())
+        values = answers["judge_score"].to_numpy()
+        if "reward" in params:
+            values = training_reward(context, answers, list(params["splits"]))
+            assert values is not None
+        curve[step] = float(values.mean())
     best = max(steps, key=lambda step: (curve[step], -step))
     write_json(
         context.out / RESULT,
-        {"step": best, "valid_reward": {str(step): value for step, value in curve.items()}},
+        {
+            "step": best,
+            "by": "training_reward" if "reward" in params else "judge",
+            "valid_reward": {str(step): value for step, value in curve.items()},
+        },
     )

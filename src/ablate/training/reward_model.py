@@ -1,4 +1,4 @@
-"""Scalar reward models: trained from a causal model's weights, Bradley–Terry or regression."""
+"""Reward models trained from a causal model's weights: scalar ones and preference models."""
 
 import math
 import tempfile
@@ -42,7 +42,7 @@ class RewardSettings(Protocol):
     """What this module reads of the `reward.training` node."""
 
     @property
-    def loss(self) -> Literal["bradley_terry", "regression", "dpo"]: ...
+    def loss(self) -> Literal["bradley_terry", "regression", "preference"]: ...
     @property
     def lr(self) -> float: ...
     @property
@@ -62,12 +62,16 @@ def train_reward_model(
     report: Report | None = None,
     dtype: str = "float32",
     device: str = "auto",
+    outputs: int = 1,
+    tau: float | None = None,
 ) -> tuple[PreTrainedModel, pd.DataFrame]:
-    """Train a sequence classifier with one output, started from a causal model's weights.
+    """Train a sequence classifier, started from a causal model's weights.
 
     `bradley_terry` takes comparisons and maximises log σ(r_chosen − r_rejected);
-    `regression` takes scored responses and minimises (r − score)². AdamW at a constant rate; the
-    head is drawn from `seed`.
+    `regression` takes scored responses and minimises (r − score)²; `preference` takes comparisons,
+    gives each response an embedding of `outputs` numbers and maximises log σ(s/tau), s the
+    general preference score (arXiv 2410.02197). AdamW at a constant rate; the head is drawn from
+    `seed`.
 
     Returns:
         the model (in evaluation mode) and one row per step.
@@ -80,7 +84,9 @@ def train_reward_model(
     from ablate.trl_compat.reward import TokenRewardTrainer, classifier_from_causal
 
     pad = int(tokenizer.pad_token_id)
-    model = classifier_from_causal(str(model_dir), pad_token_id=pad, seed=seed, dtype=torch.float32)
+    model = classifier_from_causal(
+        str(model_dir), pad_token_id=pad, seed=seed, outputs=outputs, dtype=torch.float32
+    )
     model.to(resolve_device(device))
     rows = [_sequences(example) for example in examples]
     check_lengths((len(ids) for row in rows for ids in row), context_length(model))
@@ -122,6 +128,7 @@ def train_reward_model(
             num_positions=len(order),
             tokenizer=tokenizer,
             callbacks=[table],
+            preference_tau=tau,
         )
         try:
             trainer.train()
@@ -131,16 +138,17 @@ def train_reward_model(
 
 
 def _check(examples: Sequence[Any], loss: str) -> None:
-    kinds = {"bradley_terry": Comparison, "regression": ScoredResponse}
+    kinds = {
+        "bradley_terry": Comparison,
+        "regression": ScoredResponse,
+        "preference": Comparison,
+    }
     if loss not in kinds:
-        raise ConfigError(
-            f"reward.training.loss={loss} trains no scalar reward model; use bradley_terry or "
-            "regression"
-        )
+        raise ConfigError(f"loss={loss} trains no reward model; use {', '.join(kinds)}")
     if not examples:
         raise DataError("there are no labels to train a reward model on")
     if not all(isinstance(example, kinds[loss]) for example in examples):
-        raise DataError(f"reward.training.loss={loss} needs examples of {kinds[loss].__name__}")
+        raise DataError(f"loss={loss} needs examples of {kinds[loss].__name__}")
     for place, example in enumerate(examples):
         if loss == "regression" and not math.isfinite(example.score):
             raise DataError(f"scored response {place} has a score that is not finite")
