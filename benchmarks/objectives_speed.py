@@ -58,6 +58,7 @@ def ragged_group(extra: int) -> PromptGroup:
         extra_rewards=uniform(B, K, extra),
         token_logps=token_policy,
         token_ref_logps=token_ref,
+        old_token_logps=torch.where(shown, token_policy - uniform(B, K, T, high=0.1), 0.0),
         prev_logps=token_ref.sum(2) + uniform(B, K),
         win_probs=(better + 1 - better.transpose(1, 2)) / 2,
         log_sum_sq=uniform(B, K, low=-40.0, high=-1.0),

@@ -24,10 +24,13 @@ FLOORS = [
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-FREE_OF_TORCH = ["cli.main", "cli.ls", "cli.show", "cli.help", "cli.run", "cli.sweep", "config.run",
+FREE_OF_TORCH = ["cli.main", "cli.ls",
+                 "cli.table_command", "cli.compare", "cli.effects", "cli.show",
+                 "cli.help", "cli.run", "cli.sweep", "config.run",
                  "config.compose", "config.expand", "config.legality", "store.records",
                  "store.stages", "metrics", "results", "analysis", "launch.local",
-                 "stages.graph", "stages.complete", "datasets", "sampling.select"]  # fmt: skip
+                 "stages.graph", "stages.complete", "datasets", "sampling.select",
+                 "evaluation.judges", "store.verdicts"]  # fmt: skip
 
 
 def rooms_imported(path: Path) -> set[str]:

@@ -31,7 +31,7 @@ def test_the_readmes_python_runs() -> None:
 
 
 @pytest.mark.parametrize("factor", ["num_responses", "reward", "base_model", "dataset", "judge",
-                                    "collection"])  # fmt: skip
+                                    "collection", "shaping", "sampler"])  # fmt: skip
 def test_the_readmes_table_names_every_level(factor: str) -> None:
     row = next(line for line in README.splitlines() if line.startswith(f"| `{factor}`"))
     for level in level_names(factor):

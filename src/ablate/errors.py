@@ -23,6 +23,12 @@ class ModelError(AblateError):
     """A model or tokenizer cannot be found, loaded, or cannot take the data."""
 
 
+class JudgeError(AblateError):
+    """A judge cannot be reached, or gives what is no score."""
+
+    exit_code = 1
+
+
 class StoreError(AblateError):
     """The results folder cannot be read or written, or holds a damaged entry."""
 

@@ -54,6 +54,9 @@ class PromptGroup:
     #: float[B, K, T]: per-token log π_θ, and under the reference; zero beyond the completion
     token_logps: Tensor | None = None
     token_ref_logps: Tensor | None = None
+    #: float[B, K, T]: per-token log-probs under the policy that drew the responses; missing means
+    #: that they are fresh, drawn from the policy as it is
+    old_token_logps: Tensor | None = None
     #: float[B, K]: log π(y|x) under the policy of the round before
     prev_logps: Tensor | None = None
     #: float[B, K, K]: probability that response i beats response j; ½ on the diagonal
@@ -240,6 +243,7 @@ _DEEP_FIELDS = (
     "extra_rewards",
     "token_logps",
     "token_ref_logps",
+    "old_token_logps",
     "token_kl",
     "token_weights",
     "token_kl_weights",

@@ -10,10 +10,17 @@ from ablate.config.overrides import normalize
 from ablate.config.run import RunConfig
 from ablate.errors import ConfigError
 
-FACTORS = ("objective", "num_responses", "reward", "base_model", "dataset", "collection", "judge",
-           "evaluation", "training", "tracker")  # fmt: skip
+FACTORS = ("objective", "num_responses", "reward", "base_model", "dataset", "collection", "sampler",
+           "judge", "evaluation", "training", "tracker")  # fmt: skip
 #: what a level needs beside its name
-COMPANIONS = {"judge=hf": ["judge.path=/models/judge"], "dataset=local": ["dataset.path=x.jsonl"]}
+ENDPOINT = ["judge.url=http://localhost:8000/v1/chat/completions", "judge.model=m"]
+COMPANIONS = {
+    "judge=hf": ["judge.path=/models/judge"],
+    "judge=http": ENDPOINT,
+    "judge=http_pairwise": ENDPOINT,
+    "judge=http_reward": ENDPOINT,
+    "dataset=local": ["dataset.path=x.jsonl"],
+}
 LEVELS = [f"{factor}={level}" for factor in FACTORS for level in level_names(factor)]
 
 
@@ -89,8 +96,25 @@ def test_a_level_in_a_folder_of_ones_own_is_found(tmp_path) -> None:  # type: ig
         (["nonsense=3"], ["nonsense"]),
         (["evaluation.sampling.top_p=1.5"], ["evaluation.sampling.top_p", "1.5"]),
         (["judge=hf"], ["judge.path", "must be given"]),
+        (["judge=http"], ["judge.url", "must be given"]),
+        (["judge=http", "judge.url=x", "judge.model=m"], ["judge: url", "http://"]),
+        (["judge=http", *ENDPOINT, "judge.retries=-1"], ["judge.retries", "-1"]),
+        (["judge=http", *ENDPOINT, "judge.chat.scale=[5,1]"], ["judge.chat", "scale"]),
+        (["judge=http", *ENDPOINT, "judge.chat.pattern=score"], ["one group"]),
+        (["judge=http", *ENDPOINT, "judge.chat.pattern='(score'"], ["regular expression"]),
+        (["judge=http", *ENDPOINT, "judge.chat.template='mark {response}'"], ["{prompt}"]),
+        (
+            ["judge=http_pairwise", *ENDPOINT, "judge.chat.template='{prompt} {response}'"],
+            ["{response_a}, {response_b}"],
+        ),
+        (["dataset=local", "dataset.path=x", "dataset.labelled_by=me"], ["dataset.labelled_by"]),
         (["dataset=local"], ["dataset.path", "must be given"]),
         (["seed=-1"], ["seed.value"]),
+        (["sampler.batch_size=0"], ["sampler.batch_size: input should be greater than 0"]),
+        (["sampler=continuous", "sampler.memory_share=1"], ["sampler.memory_share"]),
+        (["dataset.pool.sampling.temperature=0"], ["dataset.pool.sampling.temperature"]),
+        (["dataset.pool.sampling.top_k=-1"], ["dataset.pool.sampling.top_k"]),
+        (["num_responses.select=median"], ["num_responses.select", "'max_variance'", "'median'"]),
     ],
 )
 def test_a_mistake_is_named_in_one_message(words: list[str], told: list[str]) -> None:
@@ -109,8 +133,22 @@ def test_a_mistake_is_named_in_one_message(words: list[str], told: list[str]) ->
         (["base_model=hf"], ["base_model.path"]),
         (["dataset=local", "dataset.path=x.jsonl", "judge=world"], ["judge=preference"]),
         (["judge=preference"], ["judge=world"]),
+        (["judge=http_pairwise", *ENDPOINT, "judge.format=rewards"], ["judge=http_reward"]),
         (["reward=implicit", "reward.training.objective=rpo_bwd"], ["rpo_bwd", "only an order"]),
         (["base_model.sft.steps=0"], ["random weights"]),
+        (
+            ["num_responses.select=rso", "reward=labels", "objective=dpo"],
+            ["select=rso", "only an order", "best_worst"],
+        ),
+        (["sampler=vllm", "sampler.mode=server"], ["sampler.server_url=None", "needs the address"]),
+        (["sampler=vllm", "sampler.server_url=http://x:1"], ["sampler.mode=colocate"]),
+        (["sampler=vllm", "collection=online"], ["policy in training", "sampler=continuous"]),
+        (["num_responses.min_gap=1", "collection=online"], ["min_gap", "stored pool"]),
+        (["sampler=vllm", "runtime.device=cpu"], ["needs a GPU", "sampler=transformers"]),
+        (
+            ["num_responses.min_gap=1", "reward=labels", "objective=dpo"],
+            ["min_gap=1", "only an order"],
+        ),
     ],
 )
 def test_levels_that_do_not_fit_together_are_refused(words: list[str], told: list[str]) -> None:
@@ -126,3 +164,19 @@ def test_every_reason_is_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         legality.check(run)
     assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "judge.api_key_env=sk-SECRET",
+        "judge.url='http://me:sk-SECRET@host/x'",
+        "judge.url='http://host/x?api_key=SECRET'",
+        "judge.url='sk-SECRET://host'",
+    ],
+)
+def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(word: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(["judge=http", *ENDPOINT, word])
+    assert "api_key_env" in str(caught.value) or "http://host" in str(caught.value)
+    assert "SECRET" not in str(caught.value)

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from ablate.config.base import Node
 from ablate.config.identity import canonical, digest
+from ablate.config.selection import NumResponses
 
 leaves = (
     st.none()
@@ -76,3 +77,13 @@ def test_a_later_field_at_its_neutral_value_keeps_old_identities() -> None:
 
 def test_an_integer_where_a_float_belongs_is_the_same_setting() -> None:
     assert digest(Old(lr=1).identity()) == digest(Old(lr=1.0).identity())
+
+
+def test_settings_that_a_selection_rule_does_not_read_are_no_part_of_an_identity() -> None:
+    plain = {"k": 4, "select": "paper", "rso_beta": 0.5, "min_gap": 0.0}
+    # what stores hold that are older than the two settings
+    assert NumResponses(**plain).identity() == {"k": 4, "select": "paper"}
+    assert NumResponses(**{**plain, "rso_beta": 2.0}).identity() == {"k": 4, "select": "paper"}
+    sampled = NumResponses(**{**plain, "select": "rso", "rso_beta": 2.0}).identity()
+    assert sampled == {"k": 4, "select": "rso", "rso_beta": 2.0}
+    assert NumResponses(**{**plain, "min_gap": 0.5}).identity()["min_gap"] == 0.5

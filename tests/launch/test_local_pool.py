@@ -14,6 +14,7 @@ from ablate.launch import local
 from ablate.launch.jobs import jobs_of
 from ablate.launch.local import RunOutcome, State, run_locally
 from ablate.launch.sweep import Sweep, freeze, prepare, thaw
+from ablate.stages.forks import death
 from ablate.store import records
 from smallrun import SMALL
 
@@ -139,7 +140,7 @@ def test_the_server_never_touches_cuda() -> None:
     import sys
 
     code = (
-        "import ablate.launch.preload, torch, sys;"
+        "import ablate.stages.preload, torch, sys;"
         "assert not torch.cuda.is_initialized(); assert 'trl' in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -148,7 +149,7 @@ def test_the_server_never_touches_cuda() -> None:
 
 @pytest.mark.parametrize(("code", "told"), [(-9, "SIGKILL"), (-11, "SIGSEGV"), (3, "exit code 3")])
 def test_a_death_is_told_by_its_signal(code: int, told: str) -> None:
-    assert told in local._death(code)
+    assert told in death(code)
 
 
 def test_gpus_are_told_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,11 @@ def _config(**changes):
         "dtype": "float32",
         "lora": None,
         "preference_lr": 1e-3,
+        "preference_batch_size": 8,
+        "micro_batch_size": None,
+        "gradient_checkpointing": False,
+        "processes": 1,
+        "fsdp": False,
         "sft": SFT(steps=0, batch_size=1, lr=1e-3, warmup_steps=0, weight_decay=0.0),
     }
     return BaseModelConfig(**{**values, **changes})

@@ -6,7 +6,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from ablate.errors import ModelError
-from ablate.models.scoring import load_reward_model, score_responses
+from ablate.models.scoring import classifier_outputs, load_reward_model, score_responses
 from ablate.models.tokenizer import build_tokenizer
 
 TOKENIZER = build_tokenizer(list("abcdefgh"))
@@ -83,3 +83,21 @@ def test_language_models_and_wide_classifiers_are_refused(tmp_path):
         load_reward_model(tmp_path / "three")
     with pytest.raises(ModelError, match="does not exist"):
         load_reward_model(tmp_path / "nothing")
+
+
+def test_one_output_of_several_is_the_score_that_is_asked_for(tmp_path):
+    torch.manual_seed(0)
+    LlamaForSequenceClassification(_shape(num_labels=3)).save_pretrained(tmp_path / "three")
+    pairs = [([1, 5, 3], [6, 2]), ([1, 4], [7, 8, 2])]
+    model = load_reward_model(tmp_path / "three", device="cpu", output=2)
+    every = classifier_outputs(model, TOKENIZER, pairs, 1)
+    assert every.shape == (2, 3)
+    np.testing.assert_array_equal(score_responses(model, TOKENIZER, pairs, 1, 2), every[:, 2])
+    with pytest.raises(ModelError, match="no output 3"):
+        load_reward_model(tmp_path / "three", device="cpu", output=3)
+
+
+def test_a_tokenizer_that_does_not_fit_its_model_is_refused(model):
+    beyond = model.get_input_embeddings().weight.shape[0]
+    with pytest.raises(ModelError, match=rf"gives the token {beyond}.*0 to {beyond - 1}"):
+        score_responses(model, TOKENIZER, [([1, 5], [6, 2]), ([1, beyond], [2])], 1)

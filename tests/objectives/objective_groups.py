@@ -41,6 +41,7 @@ def random_group(
     optional = np.random.default_rng(seed + 1_000_000)  # what is drawn above stays as it was
     strength = optional.normal(size=grid)
     kl = np.where(real, optional.exponential(0.5, (*grid, longest)), 0.0)
+    old = np.where(real, ref + 0.1 * optional.normal(size=(*grid, longest)), 0.0)
     return PromptGroup(
         policy_logps=torch.tensor(policy.sum(-1)),
         ref_logps=torch.tensor(ref.sum(-1)),
@@ -53,6 +54,7 @@ def random_group(
         extra_rewards=torch.tensor(rng.normal(size=(*grid, extra))),
         token_logps=torch.tensor(policy),
         token_ref_logps=torch.tensor(ref),
+        old_token_logps=torch.tensor(old),
         prev_logps=torch.tensor(ref.sum(-1) + optional.normal(size=grid)),
         win_probs=torch.sigmoid(torch.tensor(strength[:, :, None] - strength[:, None, :])),
         log_sum_sq=torch.tensor(-optional.exponential(1.0, grid) * lengths),

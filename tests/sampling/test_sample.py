@@ -4,28 +4,18 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from transformers import LlamaConfig, LlamaForCausalLM
+from tinymodel import EOS, PLAIN, PROMPTS, TOKENIZER, next_token_logits, tiny
 
+import ablate.sampling.sample as sample
 from ablate.config.dataset import Sampling
 from ablate.errors import ModelError
-from ablate.models.tokenizer import build_tokenizer
-from ablate.sampling.sample import sample_responses, uniforms
-
-TOKENIZER = build_tokenizer(list("abc"))
-EOS = TOKENIZER.eos_token_id
-PLAIN = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=5)
-PROMPTS = [("p0", [1, 5, 3]), ("p1", [1, 6, 7, 5, 3]), ("p2", [1, 3]), ("p3", [1, 7, 7, 3])]
+from ablate.sampling.noise import prompt_seed, uniforms
+from ablate.sampling.sample import sample_responses
 
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(TOKENIZER), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, intermediate_size=32, max_position_embeddings=16,
-        initializer_range=0.4,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
+    return tiny()
 
 
 def _draw(model, prompts=PROMPTS, n=4, sampling=PLAIN, seed=0, batch_size=64, **others):
@@ -61,25 +51,49 @@ def test_global_generators_are_neither_read_nor_moved(model):
     assert _draw(model, seed=1) != first
 
 
-def _next_token_probabilities(model, ids):
-    with torch.no_grad():
-        return model(torch.tensor([ids])).logits[0, -1].double()
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])
+def test_prompts_that_are_computed_once_change_nothing(family, monkeypatch):
+    """Copies of a prompt share its keys and values; batches of one response share nothing."""
+    shared = []
+    own = sample._shared_prompts
+
+    def watched(*args):
+        shared.append(own(*args) is not None)
+        return own(*args)
+
+    monkeypatch.setattr(sample, "_shared_prompts", watched)
+    model = tiny(family)
+    whole = _draw(model, n=8, batch_size=12)
+    assert shared == [True, True, True]
+    assert _draw(model, n=8, batch_size=1) == whole
+    assert not any(shared[3:])
+
+
+def test_a_sliding_window_is_left_to_the_model(monkeypatch):
+    window = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}
+    model = tiny("qwen2", **window)
+    assert {type(layer).__name__ for layer in sample.DynamicCache(config=model.config).layers} == {
+        "DynamicSlidingWindowLayer"
+    }
+    assert _draw(model, n=8, batch_size=12) == _draw(model, n=8, batch_size=1)
 
 
 @pytest.mark.parametrize(
-    ("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.6, 0, 1.0), (1.3, 3, 1.0), (1.0, 0, 0.7)]
+    ("temperature", "top_k", "top_p"),
+    [(1.0, 0, 1.0), (0.6, 0, 1.0), (1.3, 3, 1.0), (1.0, 0, 0.7), (1.5, 4, 0.8), (1.0, 100, 1.0)],
 )
 def test_frequencies_follow_the_cut_softmax(model, temperature, top_k, top_p):
     sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, max_new_tokens=1)
     draws = _draw(model, prompts=[("x", [1, 5, 3])], n=4000, sampling=sampling, batch_size=4000)
-    logits = _next_token_probabilities(model, [1, 5, 3]) / temperature
+    logits = next_token_logits(model, [1, 5, 3]) / temperature
     probabilities = logits.softmax(-1).numpy()
     order = np.argsort(-probabilities)
     keep = np.ones_like(probabilities, dtype=bool)
     if top_k:
         keep[order[top_k:]] = False
-    if top_p < 1:  # the smallest set whose mass reaches top_p
-        enough = int(np.searchsorted(np.cumsum(probabilities[order]), top_p)) + 1
+    if top_p < 1:  # the smallest set whose mass reaches top_p, of what top_k has left
+        left = np.where(keep, probabilities, 0) / probabilities[keep].sum()
+        enough = int(np.searchsorted(np.cumsum(left[order]), top_p)) + 1
         keep[order[enough:]] = False
     expected = np.where(keep, probabilities, 0)
     expected /= expected.sum()
@@ -97,9 +111,44 @@ def test_later_tokens_follow_the_model_too(model):
         mine = [r.ids for r in draws if r.prompt_id == name and r.ids[0] != EOS]
         first = max({ids[0] for ids in mine}, key=[ids[0] for ids in mine].count)
         seconds = [ids[1] for ids in mine if ids[0] == first]
-        expected = _next_token_probabilities(model, [*prompt, first]).softmax(-1).numpy()
+        expected = next_token_logits(model, [*prompt, first]).softmax(-1).numpy()
         counts = np.bincount(seconds, minlength=len(expected))
         assert stats.chisquare(counts, len(seconds) * expected / expected.sum()).pvalue > 1e-3
+
+
+def test_low_temperatures_approach_the_greedy_response(model):
+    cold = Sampling(temperature=1e-4, top_p=1.0, top_k=0, max_new_tokens=5)
+    greedy = {}
+    for name, prompt in PROMPTS:
+        ids: list[int] = []
+        while len(ids) < 5 and EOS not in ids:
+            ids.append(int(next_token_logits(model, [*prompt, *ids]).argmax()))
+        greedy[name] = ids
+    draws = _draw(model, n=20, sampling=cold)
+    assert all(response.ids == greedy[response.prompt_id] for response in draws)
+    one = _draw(model, sampling=PLAIN.model_copy(update={"temperature": 5.0, "top_k": 1}))
+    assert all(response.ids == greedy[response.prompt_id] for response in one)
+    warm = _draw(model, n=20)
+    assert any(response.ids != greedy[response.prompt_id] for response in warm)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 11])
+def test_no_response_is_longer_than_allowed(model, limit):
+    sampling = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=limit)
+    draws = _draw(model, n=30, sampling=sampling)
+    assert max(len(response.ids) for response in draws) == limit
+    short = {(r.prompt_id, r.index): r.ids for r in _draw(model, n=30)}
+    for response in draws:  # a longer limit goes on where a shorter one stops
+        other = short[response.prompt_id, response.index]
+        both = min(len(other), len(response.ids))
+        assert response.ids[:both] == other[:both]
+
+
+def test_an_immediate_end_is_a_response(model):
+    draws = _draw(model, n=200, sampling=PLAIN.model_copy(update={"temperature": 3.0}))
+    empty = [response for response in draws if response.ids == [EOS]]
+    assert empty
+    assert all(response.finished for response in empty)
 
 
 def test_responses_end_at_the_end_token_and_nowhere_else(model):
@@ -130,6 +179,14 @@ def test_noise_is_uniform_and_extends():
     # prompt ids and indices cannot run into each other
     assert uniforms(0, "1|p", 1, 1) != uniforms(0, "p", 11, 1)
     assert len({float(uniforms(s, "p", i, 1)[0]) for s in range(3) for i in range(3)}) == 9
+
+
+def test_seeds_of_requests_are_apart_and_fit_64_bits():
+    seeds = {prompt_seed(s, f"p{i}") for s in range(20) for i in range(200)}
+    assert len(seeds) == 4000
+    assert all(0 <= seed < 2**62 for seed in seeds)
+    # responses are numbered from there; ranges of a million do not meet
+    assert np.diff(sorted(seeds)).min() > 10**6
 
 
 def test_no_room_for_the_response_is_said_before_any_work(model):

@@ -181,6 +181,8 @@ def test_the_curve_says_what_the_evaluation_says(store: Path) -> None:
          "collection.round_prompts=0.5", "training.select_checkpoint=valid",
          "training.checkpoint_every=1"],
         ["objective=xpo", "num_responses=2", "dataset.train_prompts=ood"],
+        ["reward=pairwise_bt", "objective=egpo", "collection.refresh_every=6",
+         "training.epochs=2"],
         ["objective=beta_dpo", "training.micro_batch_size=2", "base_model.lora={r: 2, alpha: 4, "
          "target_modules: all-linear}"],
     ],
@@ -194,7 +196,8 @@ def test_any_objective_and_reward_trains_online(store: Path, words: list[str]) -
     assert (steps["grad_norm"] > 0).all()
     assert (steps["responses"] == steps["prompts"] * data["config"]["num_responses"]["k"]).all()
     curve = pd.read_parquet(outcome.record.path / "curve.parquet")
-    assert ("training_reward" in curve) == (data["reward"]["kind"] != "labels")
+    of_answers_alone = data["reward"]["kind"] not in ("labels", "pairwise")
+    assert ("training_reward" in curve) == of_answers_alone
     assert curve["kl"].iloc[-1] > 0
 
 
@@ -248,7 +251,7 @@ def test_a_reward_that_dies_in_the_middle_publishes_nothing(
 
     def failing(self, prompt, response):  # type: ignore[no-untyped-def]
         calls.append(prompt.split)
-        if calls.count("train") > 24 * 4 + 40:  # the pool's labels, then 32 answers per step
+        if calls.count("train") > 24 * 4 * 2 + 40:  # labels and scores of the pool, then 32 a step
             raise ConnectionError("the judge is gone")
         return judge(self, prompt, response)
 
@@ -290,7 +293,8 @@ def test_prompts_of_a_file_are_answered_by_the_policy_and_scored_by_its_judge(
     kept = [word for word in SMALL if not word.startswith(("dataset.", "evaluation."))]
     local = ["dataset=local", f"dataset.path={path}", "dataset.judge_share=0.2",
              "dataset.valid_share=0.1", "dataset.test_share=0.1", "num_responses=3",
-             "dataset.pool.sampling.max_new_tokens=12", "evaluation.num_valid=4",
+             "dataset.pool.sampling.max_new_tokens=12", "dataset.pool.sampling.temperature=3",
+             "evaluation.num_valid=4",
              "evaluation.num_test=4", "collection.curve_prompts=3"]  # fmt: skip
     config = compose([*kept, f"results_dir={tmp_path / 's'}", *local, *words])
     legality.check(config)

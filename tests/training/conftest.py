@@ -103,13 +103,17 @@ def with_everything(tokenizer):
     return add
 
 
+#: what the level takes from the base model
+SIZES = {"batch_size": 64, "micro_batch_size": None, "gradient_checkpointing": False}
+
+
 @pytest.fixture
 def make_training():
     """The default level with a few values replaced."""
 
     def make(**changes):
         values = read_level("training", "default")
-        return TrainingConfig(**{**values, "lr": 1e-3, **changes})
+        return TrainingConfig(**{**values, "lr": 1e-3, **SIZES, **changes})
 
     return make
 

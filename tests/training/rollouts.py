@@ -4,6 +4,8 @@ import numpy as np
 import torch
 
 from ablate.config.dataset import Sampling
+from ablate.config.sampler import TransformersSampler
+from ablate.config.selection import NumResponses
 from ablate.datasets import Prompt
 from ablate.rewards.table import RewardTable
 from ablate.stages.rollout import PolicyRollout
@@ -46,7 +48,7 @@ def rewarded(values, answers):
     return RewardTable(np.array([answer.prompt_id for answer in answers]), values, values)
 
 
-def token_reward(answers):
+def token_reward(answers, step=0):
     """A reward of the token ids alone."""
     values = [len(set(a.response_ids)) - 0.1 * sum(a.response_ids) for a in answers]
     return rewarded(values, answers)
@@ -60,6 +62,7 @@ def make_rollout(tokenizer, count=12, k=3, num_samples=None, score=token_reward,
     ]
     wanted = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 6, **sampling}
     return Kept(
-        tokenizer, prompts, score, num_responses={"k": k, "select": "paper"},
+        tokenizer, prompts, score, num_responses=NumResponses(k=k, select="paper"),
+        sampler=TransformersSampler(kind="transformers", name="transformers", batch_size=256),
         num_samples=num_samples or k, sampling=Sampling(**wanted), seed=7,
     )  # fmt: skip

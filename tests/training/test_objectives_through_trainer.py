@@ -74,10 +74,20 @@ def batch(make_model, make_groups, tokenizer):
             groups = [group for group in groups if group.rewards[0] != group.rewards[1]]
         items = [(group.prompt_ids, group.response_ids) for group in groups]
         values = response_token_logps(make_model(1), tokenizer, items, 10_000)
+        old = response_token_logps(make_model(0), tokenizer, items, 10_000)
         return [
-            replace(group, ref_logps=[sum(row) for row in rows], ref_token_logps=rows)
-            for group, rows in zip(groups, values, strict=True)
+            replace(
+                group,
+                ref_logps=[sum(row) for row in rows],
+                ref_token_logps=rows,
+                old_token_logps=[moved(row) for row in before],
+            )
+            for group, rows, before in zip(groups, values, old, strict=True)
         ]
+
+    def moved(row):
+        # the responses are those of a policy of some steps before: ratios inside and outside clips
+        return [value + 0.3 * (place % 3 - 1) for place, value in enumerate(row)]
 
     return make
 

@@ -60,7 +60,9 @@ def test_a_sampler_that_returns_the_stored_pool_is_offline_training_bit_for_bit(
     assert left.steps.drop(columns="seconds").equals(right.steps.drop(columns="seconds"))
 
 
-@pytest.mark.parametrize("name", ["rpo_sqloo", "kto", "bco", "beta_dpo", "tdpo2", "inpo"])
+@pytest.mark.parametrize(
+    "name", ["rpo_sqloo", "kto", "bco", "beta_dpo", "tdpo2", "inpo", "rloo", "reinforce_pp"]
+)
 def test_micro_batches_draw_the_same_and_take_the_same_path(train, make_model, tokenizer, name):
     whole, parts = make_rollout(tokenizer), make_rollout(tokenizer)
     # at the reference itself every comparison of log-ratios would be one of rounding, and a small
@@ -135,7 +137,7 @@ def test_the_reference_stays_at_the_initial_weights(train, tokenizer, make_model
         rollout = make_rollout(tokenizer)
         seen = []
 
-        def keep(answers, seen=seen):
+        def keep(answers, step, seen=seen):
             seen.extend(answers)
             return token_reward(answers)
 
@@ -159,7 +161,7 @@ def test_another_reference_may_be_given(train, tokenizer, make_model):
 def test_online_learns_what_is_rewarded(train, tokenizer):
     """Short answers are rewarded, and answers become short."""
     rollout = make_rollout(
-        tokenizer, k=4, score=lambda answers: rewarded(-0.5 * token_lengths(answers), answers)
+        tokenizer, k=4, score=lambda answers, step: rewarded(-0.5 * token_lengths(answers), answers)
     )
     _, result = train(rollout, every=1, epochs=20.0, lr=3e-3, checkpoint_every=100)
     steps = result.steps
@@ -187,7 +189,7 @@ def test_empty_responses_are_told_and_an_immediate_end_is_a_response(train, stor
 def test_a_reward_that_fails_ends_the_training_and_leaves_no_checkpoint_behind_it(train, tokenizer):
     calls = []
 
-    def dies(answers):
+    def dies(answers, step):
         calls.append(len(answers))
         if len(calls) == 3:
             raise ConnectionError("the scorer is gone")
@@ -200,7 +202,7 @@ def test_a_reward_that_fails_ends_the_training_and_leaves_no_checkpoint_behind_i
 
 def test_rewards_that_are_not_finite_are_told(train, tokenizer):
     rollout = make_rollout(
-        tokenizer, score=lambda answers: rewarded([math.nan] * len(answers), answers)
+        tokenizer, score=lambda answers, step: rewarded([math.nan] * len(answers), answers)
     )
     with pytest.raises(DataError, match="score that is not finite"):
         train(rollout, every=1)

@@ -64,3 +64,9 @@ def test_the_other_trainers_keep_what_is_overridden(trainer):
     assert "skip_prepare_dataset" in inspect.getsource(SFTTrainer)
     assert hasattr(trainer, "_send_telemetry")
     assert hasattr(trainer, "create_model_card")
+
+
+def test_reward_trainer_still_looks_at_the_number_of_outputs_only() -> None:
+    """`TokenRewardTrainer` shows it one output for the time of its construction."""
+    source = inspect.getsource(RewardTrainer.__init__)
+    assert 'getattr(model.config, "num_labels", None) != 1' in source

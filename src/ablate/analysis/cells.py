@@ -10,7 +10,7 @@ from scipy import stats
 from ablate.results.load import FACTORS
 
 #: settings that differ between runs of one cell, or that are no part of the study
-_NOT_VARIED = (
+NOT_VARIED = (
     "config.seed.",
     "config.runtime.",
     "config.tracker.",
@@ -22,6 +22,7 @@ _LEVEL_OF = {
     "objective": "config.objective.",
     "num_responses": "config.num_responses.k",
     "reward": "config.reward.",
+    "shaping": "config.shaping.",
     "base_model": "config.base_model.",
     "dataset": "config.dataset.",
     "collection": "config.collection.",
@@ -57,7 +58,7 @@ def cells(frame: pd.DataFrame, keys: list[str], metrics: list[str]) -> list[Cell
         for metric in metrics:
             values = rows[metric].to_numpy(dtype=float)
             mean[metric] = float(values.mean())
-            half[metric] = _half_width(values)
+            half[metric] = half_width(values)
         names = labels if isinstance(labels, tuple) else (labels,)
         result.append(
             Cell(
@@ -71,7 +72,8 @@ def cells(frame: pd.DataFrame, keys: list[str], metrics: list[str]) -> list[Cell
     return result
 
 
-def _half_width(values: np.ndarray) -> float:
+def half_width(values: np.ndarray) -> float:
+    """Half width of the 95 % t-interval over runs; NaN for fewer than two."""
     n = len(values)
     if n < 2:
         return float("nan")
@@ -88,7 +90,7 @@ def varied_settings(frame: pd.DataFrame) -> list[str]:
     factors = [name for name in FACTORS if name != "seed" and frame[name].nunique(dropna=False) > 1]
     settings = []
     for column in frame.columns:
-        if not column.startswith("config.") or column.startswith(_NOT_VARIED):
+        if not column.startswith("config.") or column.startswith(NOT_VARIED):
             continue
         texts = frame[column].map(repr)
         if texts.nunique() == 1:

@@ -4,9 +4,21 @@
 COMMANDS: dict[str, tuple[str, str]] = {
     "ls": ("ablate.cli.ls:main", "list the runs in the store"),
     "show": ("ablate.cli.show:main", "show one run: result, settings, provenance, answers"),
+    "table": (
+        "ablate.cli.table_command:main",
+        "a tested table of finished runs: --rows objective --cols num_responses --baseline dpo",
+    ),
+    "compare": (
+        "ablate.cli.compare:main",
+        "two runs or cells paired by prompt, and where they differ most",
+    ),
+    "effects": (
+        "ablate.cli.effects:main",
+        "which factor matters over a grid: main effects and interactions, with a figure",
+    ),
     "sample": (
         "ablate.cli.sample:main",
-        "print prompts, answers of the SFT policy and their judge scores",
+        "print prompts, responses of the SFT policy or the dataset, and their scores",
     ),
     "objectives": (
         "ablate.cli.objectives:main",

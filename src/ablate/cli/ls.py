@@ -11,7 +11,7 @@ from ablate.store import records
 from ablate.store.records import Record
 
 USAGE = "ablate ls [results_dir=DIR]"
-FACTORS = ("objective", "K", "reward", "model", "dataset", "seed")
+FACTORS = ("objective", "K", "reward", "model", "dataset", "collection", "seed")
 NUMBERS = ("K", "seed", "judge", "SFT", "win %", "KL")
 
 
@@ -57,6 +57,7 @@ def _row(record: Record) -> dict[str, str]:
         "reward": config["reward"]["name"],
         "model": config["base_model"]["name"],
         "dataset": config["dataset"]["name"],
+        "collection": config["collection"]["name"],
         "seed": str(config["seed"]["value"]),
         "status": status if record.revision == 1 else f"{status}, rev. {record.revision}",
         "judge": f"{mean['reward']:.3f}",

@@ -40,6 +40,7 @@ NEEDS = {
     "tokens": "per-token log-probs",
     "extra_rewards": "further rewards",
     "mismatched": "mismatched pairs",
+    "behaviour": "log π_old unless fresh",
     "batch": "the whole batch",
 }
 _COMMENT = re.compile(r"^(?P<field>\w+):\s*(?P<value>[^#]*?)\s+#\s*(?P<comment>.+?)\s*$")

@@ -60,9 +60,9 @@ def show_page(console: Console, item: Facts) -> None:
 def _uses(item: Facts) -> list[str]:
     """Commands, where a run can serve the level, and two lines of Python."""
     name = item.name
-    beta: float | None = item.config.beta
-    change = "" if beta is None else f" {GROUP}.beta={plain(3 * beta)}"
-    value = "" if beta is None else f", beta={plain(beta)}"
+    beta = item.config.beta
+    change = f" {GROUP}.beta={plain(3 * beta)}" if beta else ""
+    value = f", beta={plain(beta)}"
     folder = item.path.parent.parent
     own = folder != conf_dir()
     found = f" --config-dir {folder}" if own else ""

@@ -89,8 +89,9 @@ def _single(words: list[str], config_dirs: list[str]) -> int:
     from rich.console import Console
 
     from ablate.launch.sweep import layout_of
-    from ablate.stages.preflight import check_data
+    from ablate.stages.preflight import check_data, check_judge
     from ablate.stages.tracker import check_tracker
+    from ablate.store import records
     from ablate.store.layout import check_writable
 
     run = compose(words, config_dirs)
@@ -104,20 +105,31 @@ def _single(words: list[str], config_dirs: list[str]) -> int:
     from ablate.cli.progress import StageBars
     from ablate.stages.complete import complete
     from ablate.stages.graph import plan
+    from ablate.stages.team import leads, together
 
-    console = Console()
+    console = Console(quiet=not leads())
     planned = plan(run, layout)
+    if run.force is not False or records.latest(layout, planned.identity) is None:
+        check_judge(run.judge, run.runtime.device)
     quiet_libraries()
     with StageBars(console) as bars:
-        outcome = complete(planned, layout, bars)
+        outcome = together(planned, lambda: complete(planned, layout, bars))
     console.print()
-    show_outcome(console, outcome)
+    if outcome is not None:
+        show_outcome(console, outcome)
     return 0
 
 
 def _sweep(words: list[str], config_dirs: list[str]) -> int:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    from ablate.stages.team import launched
+
+    if launched():
+        raise ConfigError(
+            "a sweep starts its own processes: give -m without torchrun or srun, and "
+            "runtime.processes=N for several processes per run"
+        )
     for word in words:
         if word.startswith("hydra/sweeper=") and word != "hydra/sweeper=ablate":
             raise ConfigError(f"{word}: only hydra/sweeper=ablate freezes runs before they start")

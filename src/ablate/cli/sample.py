@@ -1,6 +1,7 @@
-"""`ablate sample`: prompts, answers of the SFT policy, and what the judge says of them."""
+"""`ablate sample`: prompts, the responses that training would see, and their scores."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -8,12 +9,15 @@ from ablate.config import legality
 from ablate.config.compose import compose
 from ablate.errors import ConfigError
 
+if TYPE_CHECKING:
+    from ablate.stages.graph import Stage
+
 PROMPTS_SHOWN = 6
 ANSWERS_SHOWN = 3
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints some answers; takes the same factor=level words as a run (say dataset=sums)."""
+    """Prints some responses; takes the same factor=level words as a run (say dataset=sums)."""
     for word in argv:
         if word.startswith("-"):
             raise ConfigError("usage: ablate sample [factor=level …]")
@@ -47,10 +51,19 @@ def main(argv: Sequence[str]) -> int:
         for row in rows.head(ANSWERS_SHOWN).itertuples():
             console.print(f"  {row.label:6.2f}  {row.response}", highlight=False)
     spread = table.groupby("prompt_id")["label"]
+    given = labels_stage.params["source"] == "given"
     console.print(
-        f"\n{len(table)} answers to {spread.ngroups} prompts: mean judge score "
+        f"\n{len(table)} {_origin(labels_stage)} to {spread.ngroups} prompts: mean "
+        f"{'score in the dataset' if given else 'judge score'} "
         f"{table['label'].mean():.2f}, standard deviation within prompts "
         f"{spread.std().mean():.2f}, mean of the best {spread.max().mean():.2f}",
         highlight=False,
     )
     return 0
+
+
+def _origin(labels: "Stage") -> str:
+    """Whose responses they are: a pool that is sampled has sampling among its parameters."""
+    if "pool" in labels.inputs["pool"].params:
+        return "answers of the SFT policy"
+    return "responses of the dataset"

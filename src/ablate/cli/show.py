@@ -64,6 +64,8 @@ def _facts(record: Record) -> Table:
     table = _grid()
     table.add_row("finished", f"{datetime.fromtimestamp(data['finished']):%Y-%m-%d %H:%M:%S}")
     table.add_row("training reward", _reward(reward))
+    for name, learnt in reward.get("learnt", {}).items():
+        table.add_row(name.replace("reward_model", "learnt").replace(".", " "), _learnt(learnt))
     table.add_row("checkpoint", f"step {data['policy']['step']} of {data['policy']['checkpoints']}")
     table.add_row("weights", f"sha256 {data['policy']['weights'][:16]}…")
     table.add_row(
@@ -88,10 +90,23 @@ def _reward(reward: dict[str, Any]) -> str:
         parts.append(f"orders {100 * reward['pair_accuracy']:.1f} % of label pairs rightly")
     if reward["correlation"] is not None:
         parts.append(f"correlation with labels {reward['correlation']:.3f}")
-    if reward["judge_share"] != "none":
+    if reward.get("judge_share", "none") != "none":
         what = "is" if reward["judge_share"] == "all" else "is in part"
         parts.append(f"{what} the judge itself")
     return ", ".join(parts)
+
+
+def _learnt(learnt: dict[str, Any]) -> str:
+    """What a learnt source says of itself on held-out prompts of both kinds."""
+    labels = learnt["labels"]
+    parts = [f"{labels['comparisons']:,} comparisons ({labels['prompts']})"]
+    for kind, found in learnt["held_out"].items():
+        if found["accuracy"] is not None:
+            parts.append(
+                f"{kind}: {100 * found['accuracy']:.1f} % right, "
+                f"calibration error {found['calibration_error']:.3f}"
+            )
+    return "; ".join(parts)
 
 
 def _stages(record: Record) -> Table:
@@ -99,8 +114,23 @@ def _stages(record: Record) -> Table:
     for stage in record.data["stages"]:
         seconds = stage["computed_seconds"]
         took = "found in store" if seconds is None else f"{seconds:.1f} s"
-        table.add_row(f"  {stage['role']}", f"{stage['id'][:12]}  {took}")
+        judged = _judging(stage["result"])
+        table.add_row(f"  {stage['role']}", f"{stage['id'][:12]}  {took}{judged}")
     return table
+
+
+def _judging(result: dict[str, Any]) -> str:
+    """What a stage's judge did, where it is no rule that costs nothing."""
+    if "judging" not in result:
+        return ""
+    done = result["judging"]
+    if not done["asked"] + done["from_cache"]:
+        return ""
+    cut = f", {done['truncated']} with a prompt cut to fit" if done["truncated"] else ""
+    return (
+        f"; {done['judged']} answers judged in {done['seconds']:.1f} s: {done['asked']} verdicts "
+        f"asked for, {done['from_cache']} known{cut}"
+    )
 
 
 def _settings(config: dict[str, Any], prefix: str = "  ") -> Table:

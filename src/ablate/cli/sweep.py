@@ -14,8 +14,9 @@ from ablate.errors import ConfigError
 from ablate.launch.local import RunOutcome, State, default_workers, run_locally
 from ablate.launch.sweep import Sweep, freeze, prepare
 from ablate.results import load
-from ablate.stages.preflight import check_data
+from ablate.stages.preflight import check_data, check_judge
 from ablate.stages.tracker import check_tracker
+from ablate.store import records
 from ablate.store.layout import check_writable
 
 
@@ -82,6 +83,9 @@ def checked(runs: Sequence[RunConfig]) -> Sweep:
     if len(folders) > 1:
         raise ConfigError(f"a sweep writes to one results_dir, not to {', '.join(folders)}")
     sweep = prepare(runs)
+    for planned in sweep.plans.values():
+        if planned.run.force is not False or records.latest(sweep.layout, planned.identity) is None:
+            check_judge(planned.run.judge, planned.run.runtime.device)
     check_writable(sweep.layout, runs[0].runtime.min_free_mb)
     return sweep
 

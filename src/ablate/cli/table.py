@@ -80,7 +80,9 @@ def _notes(frame: pd.DataFrame, found: list[Cell], metrics: list[str]) -> list[s
     notes = []
     seeds = {cell.seeds for cell in found}
     if min(seeds) > 1:
-        notes.append("mean ± 95 % t-interval over seeds; differences are not tested here")
+        notes.append(
+            "mean ± 95 % t-interval over seeds; `ablate table --baseline` tests differences"
+        )
     else:
         notes.append("cells with one seed have no interval: they cannot be compared")
     if len(seeds) > 1:

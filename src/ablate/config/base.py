@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class Node(BaseModel):
@@ -11,8 +11,8 @@ class Node(BaseModel):
 
     Unknown keys are errors and no field has a default here: a default lives in the YAML level
     that a person reads. A field added after results exist may carry
-    `Field(json_schema_extra={"neutral": value})` together with that default; while it holds the
-    neutral value it is left out of every identity, so that older results stay valid.
+    `= neutral(value)`, which is no default: while it holds that value it is left out of every
+    identity, so that older results stay valid.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -27,6 +27,11 @@ class Node(BaseModel):
                 continue
             plain[name] = _plain(value)
         return plain
+
+
+def neutral(value: Any, **limits: Any) -> Any:
+    """A field added after results exist: left out of every identity while it holds `value`."""
+    return Field(json_schema_extra={"neutral": value}, **limits)
 
 
 def _plain(value: Any) -> Any:
@@ -56,16 +61,20 @@ def explain(error: ValidationError, root: str = "") -> str:
     return "\n".join(lines)
 
 
+#: nodes of a run that are of several kinds: no one types which
+_CHOSEN_BY_KIND = ("dataset", "judge", "sampler")
 #: where any name may stand, also that of a kind
 _NAMED = ("members", "terms")
-#: pydantic puts the kind of a dataset or reward source into the path of its fields
-_KINDS = ("world", "local", "labels", "gold", "explicit", "implicit", "verifier", "length",
+#: pydantic puts the kind of a reward source into the path of its fields, wherever it is nested
+_KINDS = ("labels", "gold", "explicit", "implicit", "verifier", "length",
           "format", "ensemble", "pairwise", "gpm", "composite", "vector")  # fmt: skip
 
 
 def _typed(place: Sequence[Any]) -> list[str]:
     """The path of a field as a person types it."""
     parts = [str(part) for part in place]
+    if parts and parts[0] in _CHOSEN_BY_KIND:
+        return [parts[0], *parts[2:]]
     return [
         part
         for number, part in enumerate(parts)

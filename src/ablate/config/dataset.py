@@ -54,6 +54,8 @@ class LocalConfig(Node):
     name: str
     path: str
     ood_path: str | None
+    #: who labels the training prompts' responses: the file (`given`) or the judge
+    labelled_by: Literal["given", "judge"] = Field(json_schema_extra={"neutral": "given"})
     #: shares of prompts by split where the file has no `split` column
     reward_share: float = Field(ge=0, lt=1)
     judge_share: float = Field(ge=0, lt=1)

@@ -13,6 +13,8 @@ from ablate.config.run import RunConfig
 from ablate.errors import ConfigError
 
 SWEEP_KEY = "sweep"
+#: what a sweep file may fix, before it runs, about the table that is made of it afterwards
+ANALYSIS_KEYS = ("rows", "cols", "metrics", "baseline", "margin")
 
 
 def expand(loader: Any, arguments: Sequence[str]) -> list[RunConfig]:
@@ -30,15 +32,45 @@ def expand(loader: Any, arguments: Sequence[str]) -> list[RunConfig]:
     if len(named) > 1:
         raise ConfigError(f"give one sweep, not {len(named)}: {', '.join(named)}")
     composer = _Composer(loader)
-    own = [
-        entry.path.removeprefix("file://")
-        for entry in loader.get_search_path().get_path()
-        if entry.provider == COMMAND_LINE
-    ]
+    own = _own_folders(loader)
     with readable_errors():
         grids = _named_grids(named[0], own) if named else [[]]
         arms = [arm for grid in grids for arm in _product(loader, normalize([*grid, *words], own))]
         return [composer.compose(arm) for arm in arms]
+
+
+def analysis_words(loader: Any, arguments: Sequence[str]) -> list[str]:
+    """`analysis.<key>=<value>` for what the named sweep's file fixes about its table.
+
+    They are frozen with the sweep: a margin chosen before the runs stays what it was.
+
+    Raises:
+        ConfigError: a key that means nothing, or a margin that is not positive.
+    """
+    named = [word.split("=", 1)[1] for word in arguments if _key(word) == SWEEP_KEY]
+    words: list[str] = []
+    for name in named:
+        fixed = read_level(SWEEP_KEY, name, _own_folders(loader)).get("analysis") or {}
+        unknown = sorted(set(fixed) - set(ANALYSIS_KEYS))
+        if unknown:
+            raise ConfigError(
+                f"sweep {name}: analysis.{unknown[0]} means nothing; "
+                f"there are {', '.join(ANALYSIS_KEYS)}"
+            )
+        margin = fixed.get("margin")
+        if margin is not None and not (isinstance(margin, int | float) and margin > 0):
+            raise ConfigError(f"sweep {name}: analysis.margin={margin} must be a positive number")
+        words += [f"analysis.{key}={_alternatives(value)}" for key, value in fixed.items()]
+    return words
+
+
+def _own_folders(loader: Any) -> list[str]:
+    """The configuration folders that were named on the command line."""
+    return [
+        entry.path.removeprefix("file://")
+        for entry in loader.get_search_path().get_path()
+        if entry.provider == COMMAND_LINE
+    ]
 
 
 def _key(word: str) -> str:

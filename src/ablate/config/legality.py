@@ -4,9 +4,13 @@ from collections.abc import Iterator
 
 from ablate.config.collection_rules import collection_reasons
 from ablate.config.dataset import LocalConfig
+from ablate.config.drawn_legality import drawn_reasons
 from ablate.config.objective import ObjectiveConfig
+from ablate.config.process_rules import process_reasons
+from ablate.config.reward import gives
 from ablate.config.reward_legality import reward_reasons
 from ablate.config.run import RunConfig
+from ablate.config.selection import RULES
 from ablate.errors import ConfigError
 
 #: what an objective may need and no run gives: what it is, and what it would take
@@ -50,11 +54,14 @@ def _reasons(run: RunConfig) -> Iterator[str]:
             f"objective={objective.name} compares responses and needs at least "
             f"{needs.min_responses} per prompt, but num_responses is {k}"
         )
+    yield from _selection_reasons(run)
     yield from unfed(objective)
     local = isinstance(run.dataset, LocalConfig)
     yield from collection_reasons(run)
     yield from _judge_reasons(run, local)
     yield from reward_reasons(run)
+    yield from drawn_reasons(run)
+    yield from _sampler_reasons(run)
     model = run.base_model
     if model.kind == "hf" and not model.path:
         yield "base_model=hf needs base_model.path: a folder with a saved model, or a hub id"
@@ -64,11 +71,55 @@ def _reasons(run: RunConfig) -> Iterator[str]:
             f"training.batch_size={training.batch_size} is no multiple of "
             f"training.micro_batch_size={training.micro_batch_size}"
         )
+    yield from process_reasons(run)
     if model.kind == "scratch" and model.sft.steps == 0:
         yield (
             f"base_model={model.name} starts from random weights: base_model.sft.steps=0 would "
             "leave a policy that knows nothing"
         )
+
+
+def _selection_reasons(run: RunConfig) -> Iterator[str]:
+    if run.num_responses.min_gap and run.collection.refresh_every is not None:
+        yield (
+            "num_responses.min_gap leaves out prompts of a stored pool, but "
+            f"collection={run.collection.name} draws responses while it trains. Use "
+            "num_responses.min_gap=0, or collection=offline or iterative"
+        )
+    if gives(run.reward).scores:
+        return
+    chosen, reward = run.num_responses, run.reward.name
+    if RULES[chosen.select] == "scores":
+        others = ", ".join(name for name, reads in RULES.items() if reads != "scores")
+        yield (
+            f"num_responses.select={chosen.select} needs scores, but reward={reward} gives only an "
+            f"order. Use one of {others}, or another reward"
+        )
+    if chosen.min_gap:
+        yield (
+            f"num_responses.min_gap={chosen.min_gap} measures a difference of scores, but "
+            f"reward={reward} gives only an order. Use num_responses.min_gap=0, or another reward"
+        )
+
+
+def _sampler_reasons(run: RunConfig) -> Iterator[str]:
+    sampler = run.sampler
+    if sampler.kind != "vllm":
+        return
+    if (sampler.mode == "server") != (sampler.server_url is not None):
+        yield (
+            f"sampler.mode={sampler.mode} with sampler.server_url={sampler.server_url}: "
+            "sampler.mode=server needs the address, sampler.mode=colocate takes none"
+        )
+    collection = run.collection
+    if collection.refresh_every is not None or collection.curve_every is not None:
+        yield (
+            "sampler=vllm draws from saved models, not from a policy in training "
+            "(collection.refresh_every, collection.curve_every). Use sampler=transformers or "
+            "sampler=continuous, or collection=iterative without a curve"
+        )
+    if run.runtime.device == "cpu":
+        yield "sampler=vllm needs a GPU, but runtime.device=cpu. Use sampler=transformers"
 
 
 def unfed(objective: ObjectiveConfig) -> Iterator[str]:
@@ -86,8 +137,8 @@ def _judge_reasons(run: RunConfig, local: bool) -> Iterator[str]:
     if judge.kind == "world" and local:
         yield (
             f"judge={judge.name} knows the embedded worlds only. With dataset={run.dataset.name} "
-            "use judge=preference (a reward model on held-out labels) or "
-            "judge=hf judge.path=/path/to/classifier"
+            "use judge=preference (a reward model on held-out labels), "
+            "judge=hf judge.path=/path/to/classifier, or judge=http (an endpoint)"
         )
     if judge.kind == "preference" and not local:
         yield (
@@ -96,3 +147,8 @@ def _judge_reasons(run: RunConfig, local: bool) -> Iterator[str]:
         )
     if judge.kind == "preference" and local and run.dataset.judge_share == 0:  # type: ignore[union-attr]
         yield "judge=preference needs held-out labels: set dataset.judge_share above 0"
+    if judge.kind == "http" and judge.format != "chat" and judge.chat.mode == "pairwise":
+        yield (
+            f"judge={judge.name} compares two answers, which takes a chat model; "
+            f"judge.format={judge.format} scores one. Use judge=http_reward, or judge.format=chat"
+        )

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, ValidationError, model_validator
 
-from ablate.config.base import Node
+from ablate.config.base import Node, explain, neutral
 from ablate.config.objective_needs import Needs, slot_needs
 from ablate.config.objective_rules import slot_problems
 from ablate.errors import ConfigError
@@ -34,7 +34,8 @@ class ObjectiveConfig(Node):
     #: whether the per-prompt constant β log Z(x) drops out of the loss
     log_z: Literal["cancels", "baseline", "ignored"]
 
-    beta: PositiveFloat = Field(allow_inf_nan=False)
+    #: 0 only for a policy gradient, which then has no KL
+    beta: float = Field(ge=0, allow_inf_nan=False)
     reference: Literal["fixed", "none", "mixture"]
     score: Literal[
         "sum",
@@ -59,6 +60,7 @@ class ObjectiveConfig(Node):
         "one_vs_rest",
         "positives",
         "likelihood",
+        "policy_gradient",
     ]
     pairing: Literal["best_vs_random", "best_vs_worst", "all_pairs", "adjacent"] | None
     #: a prompt's loss is the mean of its comparisons, or their sum
@@ -118,6 +120,32 @@ class ObjectiveConfig(Node):
     batch_sort: Literal["none", "gaps", "scores"]
     #: how losses of prompts become one: the mean, -b·log mean exp(-loss/b), or the mean per token
     aggregate: Literal["mean", "log_mean_exp", "token_mean"]
+
+    #: policy gradient: what is subtracted from a reward (nothing, the mean of the others, of all)
+    advantage: Literal["reward", "loo", "group_mean"] | None = neutral(None)
+    #: policy gradient: what the advantage is divided by
+    advantage_scale: Literal["none", "group_std", "batch_std", "batch_whiten"] | None = neutral(
+        None
+    )
+    #: policy gradient: π/π_old of each token, of the response, or its mean over tokens in the log
+    ratio: Literal["token", "sequence", "sequence_mean"] | None = neutral(None)
+    #: policy gradient: how the ratio is kept near 1 (cispo: a cap that stops its gradient only)
+    clip: Literal["none", "ppo", "cispo"] | None = neutral(None)
+    #: policy gradient: where β·KL(π ‖ π_ref) stands: taken from the reward, from what is still to
+    #: come at each token, or added to the loss (k3 per token; `weighted` by the ratio)
+    kl: Literal["none", "in_reward", "in_return", "in_loss", "in_loss_weighted"] | None = neutral(
+        None
+    )
+    #: policy gradient: tokens of a response are averaged or added up; averaged over all tokens of
+    #: the prompt; or added up and divided by a constant
+    over_tokens: Literal["mean", "sum", "group_mean", "constant"] | None = neutral(None)
+    #: policy gradient: spread leaves out prompts whose responses all have the same reward
+    group_filter: Literal["none", "spread"] | None = neutral(None)
+    #: added to the standard deviation
+    scale_epsilon: PositiveFloat | None = neutral(None)
+    clip_low: float | None = neutral(None, ge=0, le=1)
+    clip_high: PositiveFloat | None = neutral(None)
+    constant_length: PositiveFloat | None = neutral(None)
 
     eta: PositiveFloat | None = Field(allow_inf_nan=False)
     epsilon: float | None = Field(ge=0, lt=0.5)
@@ -221,6 +249,7 @@ class ObjectiveConfig(Node):
             or self.adapt != "none"
             or self.aggregate != "mean"
             or self.batch_sort != "none"
+            or self.advantage_scale in ("batch_std", "batch_whiten")
         )
         return alone or any(part.batch_coupled for part in self.mix.values())
 
@@ -230,21 +259,8 @@ def objective_config(values: dict[str, Any]) -> ObjectiveConfig:
     try:
         return ObjectiveConfig.model_validate(values)
     except ValidationError as error:
-        lines = []
-        for item in error.errors():
-            where = ".".join(str(part) for part in item["loc"])
-            reason = item["msg"].removeprefix("Value error, ")
-            if item["type"] == "value_error":
-                lines.append(f"{where}: {reason}" if where else reason)
-            elif item["type"] == "missing":
-                lines.append(f"{where} is missing")
-            elif item["type"] == "extra_forbidden":
-                lines.append(f"{where} is not a field of an objective")
-            else:
-                lines.append(f"{where}={item['input']!r}: {reason[:1].lower()}{reason[1:]}")
-        raise ConfigError(
-            f"Objective '{values.get('name', '?')}': " + "; ".join(lines) + "."
-        ) from error
+        problems = "; ".join(explain(error).splitlines())
+        raise ConfigError(f"Objective '{values.get('name', '?')}': {problems}.") from error
 
 
 def objective_of_slots(slots: dict[str, Any], name: str) -> ObjectiveConfig:

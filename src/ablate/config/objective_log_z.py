@@ -34,6 +34,8 @@ def log_z_problems(config: ObjectiveConfig) -> Iterator[str]:
 
 def _treatment(config: ObjectiveConfig) -> tuple[str, str]:
     within = config.structure in DIFFERENCES and config.batch_sort != "scores"
+    if config.structure == "policy_gradient":
+        return _of_gradient(config)
     if config.across_prompts:
         return "ignored", "responses to different prompts are compared, each with its own"
     if config.shift == "falling_best":
@@ -48,3 +50,11 @@ def _treatment(config: ObjectiveConfig) -> tuple[str, str]:
         f"structure={config.structure} with score={config.score} and batch_sort="
         f"{config.batch_sort} leaves it in the loss"
     )
+
+
+def _of_gradient(config: ObjectiveConfig) -> tuple[str, str]:
+    """The KL in the reward is centred with it; elsewhere log-ratios stand as they are."""
+    centred = config.advantage in ("loo", "group_mean") and config.advantage_scale != "batch_std"
+    if config.kl == "in_reward" and centred:
+        return "cancels", "the baseline of the prompt takes it out of reward less beta·log-ratio"
+    return "ignored", "nothing within the prompt takes it out"

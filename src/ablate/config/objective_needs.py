@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from ablate.config.objective_gradient import (
+    STRUCTURE,
+    needs_lengths,
+    needs_reference,
+    needs_tokens,
+)
+
 if TYPE_CHECKING:
     from ablate.config.objective import ObjectiveConfig
 
@@ -39,6 +46,8 @@ class Needs:
     log_sum_sq: bool
     #: log-probs of a gold response to the prompt
     gold: bool
+    #: uses per-token log-probs under the policy that drew the responses, unless they are fresh
+    behaviour: bool
     #: log-probs of a rationale of the preference
     rationale: bool
     #: log-probs of one more response drawn from the reference policy
@@ -66,7 +75,9 @@ def slot_needs(config: ObjectiveConfig) -> Needs:
     from_rewards = ("rewards", "win_rate", "win_logit")
     aux = set(config.aux)
     return Needs(
-        reference=config.reference != "none" or config.adapt == "gap",
+        reference=needs_reference(config)
+        if config.structure == STRUCTURE
+        else config.reference != "none" or config.adapt == "gap",
         scores=config.target == "rewards"
         or config.shift == "log_reward_gap"
         or config.weight == "lambda_rank"
@@ -79,8 +90,9 @@ def slot_needs(config: ObjectiveConfig) -> Needs:
         or config.weight == "policy"
         or config.structure == "positives"
         or config.aggregate == "token_mean"
+        or needs_lengths(config)
         or "nll_best_mean" in aux,
-        tokens=config.score in ("ld", "masked"),
+        tokens=config.score in ("ld", "masked") or needs_tokens(config),
         extra_rewards=config.shift == "extra_rewards" or config.rewards_from != "group",
         mismatched=config.baseline == "z0",
         win_probs=config.target in ("win_rate", "win_logit", "win_prob"),
@@ -89,9 +101,10 @@ def slot_needs(config: ObjectiveConfig) -> Needs:
         token_weights=config.score == "masked",
         log_sum_sq=config.weight == "policy",
         gold=bool(aux & {"nll_gold", "nll_gold_mean"}),
+        behaviour=config.structure == STRUCTURE,
         rationale="rationale" in aux,
         reference_sample="logp_sample" in aux,
         joint=config.across_prompts,
-        min_responses=1 if config.structure == "likelihood" else 2,
+        min_responses=1 if config.structure == "likelihood" or config.advantage == "reward" else 2,
         batch=config.batch_coupled,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ablate.config.objective_gradient import OWNERS as GRADIENT_OWNERS
+from ablate.config.objective_gradient import gradient_problems
 from ablate.config.objective_log_z import log_z_problems
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ DISTANCES: dict[str, tuple[str, ...]] = {
     "one_vs_rest": ("ce",),
     "positives": ("ce",),
     "likelihood": ("ce",),
+    "policy_gradient": ("ce",),
 }
 #: targets that each structure can aim at
 STRUCTURE_TARGETS: dict[str, tuple[str, ...]] = {
@@ -46,6 +49,7 @@ STRUCTURE_TARGETS: dict[str, tuple[str, ...]] = {
     "one_vs_rest": ("rewards",),
     "positives": ("hard",),
     "likelihood": ("hard", "rewards"),
+    "policy_gradient": ("rewards", "win_rate", "win_logit"),
 }
 #: targets that each distance can be taken to, with the reason for the limit
 DISTANCE_TARGETS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -95,6 +99,7 @@ OWNERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "baseline": ("structure", ("pointwise",)),
     "desirable_weight": ("structure", ("pointwise",)),
     "undesirable_weight": ("structure", ("pointwise",)),
+    **GRADIENT_OWNERS,
 }
 
 
@@ -113,6 +118,7 @@ def slot_problems(config: ObjectiveConfig) -> Iterator[str]:
     yield from _slot_problems(config)
     yield from _extension_problems(config)
     yield from _parameter_problems(config)
+    yield from gradient_problems(config)
     yield from log_z_problems(config)
     yield from _mix_problems(config)
 
@@ -247,12 +253,12 @@ def _extension_problems(config: ObjectiveConfig) -> Iterator[str]:
         yield "score=ld has no per-token log-probs of the previous policy; set reference=fixed"
     if config.over_pairs == "sum" and config.structure != "pair":
         yield f"over_pairs=sum adds up pairs; structure={config.structure} has none"
-    if config.aggregate == "token_mean" and (
-        config.structure != "likelihood" or config.score != "sum"
-    ):
+    summed = config.structure == "likelihood" or config.over_tokens == "sum"
+    if config.aggregate == "token_mean" and (not summed or config.score != "sum"):
         yield (
             "aggregate=token_mean divides summed log-probs by all their tokens: it needs "
-            f"structure=likelihood and score=sum (got {config.structure}, {config.score})"
+            "structure=likelihood or over_tokens=sum, and score=sum "
+            f"(got {config.structure}, {config.over_tokens}, {config.score})"
         )
     if config.target == "rewards" and config.structure == "one_vs_rest" and config.eta != 1:
         yield f"structure=one_vs_rest takes rewards as they are; set eta=1 (got {config.eta})"
@@ -276,10 +282,10 @@ def _mix_problems(config: ObjectiveConfig) -> Iterator[str]:
     for label, part in config.mix.items():
         if part.mix:
             yield f"mix.{label} is a mixture itself; name its parts in mix instead"
-    if config.batch_coupled and (config.needs.tokens or config.needs.token_kl):
+    if config.batch_coupled and config.needs.token_kl:
         yield (
-            "an objective that couples the prompts of a batch trains by one scale per response, "
-            "so it cannot weigh tokens (score=ld or masked, shift=token_kl)"
+            "an objective that couples the prompts of a batch trains by one scale per token, so "
+            "it cannot weigh what the vocabulary says of it (score=masked, shift=token_kl)"
         )
     if config.batch_coupled and config.aux.keys() & SIDE_AUX:
         yield (

@@ -7,27 +7,15 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 from ablate.config.base import Node, explain
 from ablate.config.collection import CollectionConfig
 from ablate.config.dataset import DatasetConfig, Sampling
+from ablate.config.judge import JudgeConfig
 from ablate.config.model import BaseModelConfig
 from ablate.config.objective import ObjectiveConfig
-from ablate.config.reward import RewardConfig, RewardTraining
+from ablate.config.reward import RewardConfig
+from ablate.config.sampler import SamplerConfig
+from ablate.config.selection import NumResponses
+from ablate.config.shaping import ShapingConfig
 from ablate.config.training import TrainingConfig
 from ablate.errors import ConfigError
-
-
-class NumResponses(Node):
-    """K, the responses per prompt that enter the loss, and how they are picked from the pool."""
-
-    k: PositiveInt
-    select: Literal["first", "paper", "best_worst"]
-
-
-class JudgeConfig(Node):
-    """Who scores labels and evaluation: the world's rule, a held-out reward model, a classifier."""
-
-    name: str
-    kind: Literal["world", "preference", "hf"]
-    path: str | None
-    training: RewardTraining | None
 
 
 class EvaluationConfig(Node):
@@ -62,6 +50,8 @@ class Runtime(Node):
     """The machine's side of a run; no part of any identity."""
 
     threads: PositiveInt | None
+    processes: PositiveInt
+    fsdp: bool
     device: Literal["auto", "cpu", "cuda"]
     min_free_mb: NonNegativeInt
 
@@ -72,10 +62,12 @@ class RunConfig(Node):
     objective: ObjectiveConfig
     num_responses: NumResponses
     reward: RewardConfig
+    shaping: ShapingConfig
     base_model: BaseModelConfig
     dataset: DatasetConfig = Field(discriminator="kind")
     collection: CollectionConfig
-    judge: JudgeConfig
+    sampler: SamplerConfig = Field(discriminator="kind")
+    judge: JudgeConfig = Field(discriminator="kind")
     evaluation: EvaluationConfig
     training: TrainingConfig
     tracker: TrackerConfig

@@ -4,29 +4,25 @@ Processes are forked from a server that has imported torch and TRL and has never
 a job starts in milliseconds and its end, however violent, costs nobody else anything.
 """
 
-import multiprocessing
 import os
 import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing import connection, forkserver
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from ablate.launch.jobs import Job, jobs_of
 from ablate.launch.sweep import Sweep
-from ablate.launch.worker import death, work
+from ablate.launch.worker import work
 from ablate.stages.complete import run_name
+from ablate.stages.forks import death, fork_context
 from ablate.stages.graph import RunPlan
 from ablate.store import records
 from ablate.store.files import read_json
-
-#: imported once by the fork server
-PRELOAD = ["ablate.launch.preload"]
 
 
 @dataclass(frozen=True)
@@ -80,12 +76,12 @@ class _Pool:
         self.active: dict[Any, tuple[Job, BaseProcess, Path, Path]] = {}
         #: GPUs that no job uses now; with more jobs than GPUs some are shared
         gpus = visible_gpus()
-        self.free_gpus = [gpus[i % len(gpus)] for i in range(workers)] if gpus else []
-        self.gpu_of: dict[str, str] = {}
+        self.each = processes_of(list(sweep.plans.values()))
+        count = workers * self.each
+        self.free_gpus = [gpus[i % len(gpus)] for i in range(count)] if gpus else []
+        self.gpus_of: dict[str, list[str]] = {}
         self.failed: dict[str, str] = {}
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(PRELOAD)
-        start_server()
+        self.context = fork_context()
         self.folder = Path(tempfile.mkdtemp(prefix="ablate-pool-"))
         self.logs = sweep.folder / "logs"
 
@@ -134,10 +130,11 @@ class _Pool:
     def _spawn(self, job: Job) -> None:
         outcome = self.folder / f"{job.key}.json"
         log = self.logs / job.log_name
-        if self.free_gpus:
-            self.gpu_of[job.key] = self.free_gpus.pop(0)
-        gpu = self.gpu_of.get(job.key)
-        arguments = (str(job.frozen), job.stage, str(outcome), str(log), gpu)
+        taken, self.free_gpus = self.free_gpus[: self.each], self.free_gpus[self.each :]
+        self.gpus_of[job.key] = taken
+        # one GPU more than once in the list would hide those after it
+        gpus = ",".join(dict.fromkeys(taken)) if taken else None
+        arguments = (str(job.frozen), job.stage, str(outcome), str(log), gpus)
         process = self.context.Process(target=work, args=arguments, name=job.title)
         process.start()
         self.active[process.sentinel] = (job, process, outcome, log)
@@ -146,8 +143,7 @@ class _Pool:
     def _end(self, sentinel: Any) -> None:
         job, process, outcome, log = self.active.pop(sentinel)
         process.join()
-        if job.key in self.gpu_of:
-            self.free_gpus.append(self.gpu_of.pop(job.key))
+        self.free_gpus += self.gpus_of.pop(job.key)
         self._name_running()
         result: dict[str, Any] = {}
         if outcome.exists():
@@ -188,20 +184,15 @@ class _Pool:
         ]
 
 
-def start_server() -> None:
-    """Starts the fork server deaf to Ctrl-C: it must not die in the middle of its imports."""
-    if threading.current_thread() is not threading.main_thread():
-        return
-    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.signal(signal.SIGINT, heard)
-
-
 def default_workers(plans: list[RunPlan]) -> int:
-    """One job per GPU where there are GPUs, else one per core, and no more than there are runs."""
-    return max(1, min(len(visible_gpus()) or os.cpu_count() or 1, len(plans)))
+    """One training process per GPU, or per core; no more jobs than there are runs."""
+    places = len(visible_gpus()) or os.cpu_count() or 1
+    return max(1, min(places // processes_of(plans), len(plans)))
+
+
+def processes_of(plans: list[RunPlan]) -> int:
+    """Processes that a job of a sweep may start (runtime.processes, the largest)."""
+    return max((planned.run.runtime.processes for planned in plans), default=1)
 
 
 def visible_gpus() -> list[str]:

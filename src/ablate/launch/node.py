@@ -5,7 +5,6 @@ what it can, and the job is queued again; SIGTERM (preempted or cancelled) saves
 whether the job comes back is the scheduler's affair.
 """
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -19,9 +18,9 @@ from types import FrameType
 from ablate import preemption
 from ablate.errors import AblateError
 from ablate.launch import failed, scheduler
-from ablate.launch.local import PRELOAD
 from ablate.launch.sweep import thaw
-from ablate.launch.worker import death, work
+from ablate.launch.worker import work
+from ablate.stages.forks import death, fork_context
 from ablate.store import records
 from ablate.store.files import read_json
 from ablate.store.layout import Layout
@@ -58,8 +57,7 @@ class _Job:
         self.folder, self.layout, self.max_requeues = folder, layout, max_requeues
         self.child: BaseProcess | None = None
         self.asked: signal.Signals | None = None
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(PRELOAD)
+        self.context = fork_context()
         (folder / "logs").mkdir(mode=0o700, parents=True, exist_ok=True)
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, self._hear)

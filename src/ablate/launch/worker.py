@@ -5,17 +5,43 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 from ablate import preemption
 from ablate.errors import AblateError
 from ablate.launch.sweep import layout_of, thaw
 from ablate.stages.complete import complete
 from ablate.stages.execute import Execution
+from ablate.stages.team import together
 from ablate.store.files import write_json
 from ablate.store.stages import StageStore
 
 
-def work(frozen: str, stage: str | None, outcome: str, log: str, gpu: str | None) -> None:
+def carry_out(frozen: Path, stage: str | None) -> dict[str, Any] | None:
+    """Computes one stage of a frozen run, or completes the run; how it ended, as plain data.
+
+    A launcher that starts one task per rank (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT set)
+    calls this in every rank: rank 0 leads, the others assist where a stage trains and get None.
+
+    Args:
+        frozen: path of the frozen run.
+        stage: identity of the stage to compute; None completes the run.
+    """
+    planned = thaw(frozen)
+    layout = layout_of(planned.run)
+
+    def lead() -> dict[str, Any]:
+        if stage is None:
+            record = complete(planned, layout).record
+            return {"status": record.data["status"], "record": str(record.path)}
+        wanted = next(item for item in planned.stages() if item.identity == stage)
+        Execution(StageStore(layout)).ensure(wanted)
+        return {"status": "done"}
+
+    return together(planned, lead)
+
+
+def work(frozen: str, stage: str | None, outcome: str, log: str, gpus: str | None) -> None:
     """Entry of a job's process; leaves its outcome as JSON and exits with 0 or 1.
 
     A process that is asked to make room (SIGUSR2) exits with `preemption.EXIT_CODE` and no
@@ -26,28 +52,18 @@ def work(frozen: str, stage: str | None, outcome: str, log: str, gpu: str | None
         stage: identity of the stage to compute; None completes the run.
         outcome: path of the JSON that tells how it ended.
         log: path of the file that receives everything the job prints.
-        gpu: the one GPU that the job may see; None leaves the choice as it is.
+        gpus: the GPUs that the job may see, one per training process; None leaves the choice as
+            it is.
     """
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     signal.signal(signal.SIGINT, signal.default_int_handler)
     preemption.listen(signal.SIGUSR2)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     try:
-        planned = thaw(Path(frozen))
-        layout = layout_of(planned.run)
-        if stage is None:
-            result = complete(planned, layout)
-            write_json(
-                Path(outcome),
-                {"status": result.record.data["status"], "record": str(result.record.path)},
-            )
-        else:
-            wanted = next(item for item in planned.stages() if item.identity == stage)
-            Execution(StageStore(layout)).ensure(wanted)
-            write_json(Path(outcome), {"status": "done"})
+        write_json(Path(outcome), carry_out(Path(frozen), stage) or {})
     except preemption.Preempted as wish:
         print(f"asked to end by {wish}; what was published is kept", file=sys.stderr)
         sys.exit(preemption.EXIT_CODE)
@@ -63,12 +79,3 @@ def work(frozen: str, stage: str | None, outcome: str, log: str, gpu: str | None
         reason = f"{type(error).__name__}: {error}"
         write_json(Path(outcome), {"status": "failed", "reason": reason})
         sys.exit(1)
-
-
-def death(code: int | None) -> str:
-    """How a process ended that left no outcome."""
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"its process was killed by {name}{hint}"
-    return f"its process ended with exit code {code}"

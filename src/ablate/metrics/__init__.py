@@ -1,5 +1,19 @@
 """Metrics: NumPy functions over stored answers. The unit of resampling is the prompt."""
 
+from ablate.metrics import answers, pairs
+from ablate.metrics.registry import METRICS, Metric, Table, describe, metric
 from ablate.metrics.summary import Estimate, mean_over_prompts, summarize, win_rate
 
-__all__ = ["Estimate", "mean_over_prompts", "summarize", "win_rate"]
+__all__ = [
+    "METRICS",
+    "Estimate",
+    "Metric",
+    "Table",
+    "answers",
+    "describe",
+    "mean_over_prompts",
+    "metric",
+    "pairs",
+    "summarize",
+    "win_rate",
+]

@@ -1,9 +1,10 @@
 """Language models: built from scratch, loaded from disk, written to disk, told apart by digest."""
 
 import hashlib
+import math
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,35 @@ from ablate.config.model import BaseModelConfig
 from ablate.errors import ModelError
 from ablate.models.missing import offline_help
 from ablate.models.tokenizer import save_tokenizer, stop_token_ids
+from ablate.trl_compat.arguments import sharded, world_size
 from ablate.trl_compat.quiet import quiet
+
+#: files of weights that are pickles
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto` is this process's GPU where there is one, else the CPU."""
+    """`auto` is this process's GPU where there is one, else the CPU.
+
+    Where trainers shard models, `auto` is the CPU: whole models are sharded onto GPUs from there.
+    """
     if device != "auto":
         return torch.device(device)
-    if not torch.cuda.is_available():
+    if sharded() or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on a GPU and float32 on a CPU, where bfloat16 is slow.
+
+    A model that waits on the CPU to be sharded onto GPUs counts as one on a GPU.
+    """
+    if dtype == "auto":
+        on_gpu = device.type != "cpu" or (sharded() and torch.cuda.is_available())
+        return torch.bfloat16 if on_gpu else torch.float32
+    found: torch.dtype = getattr(torch, dtype)
+    return found
 
 
 def build_model(
@@ -75,10 +95,11 @@ def build_model(
         torch.manual_seed(seed)
         model = LlamaForCausalLM(llama)
     # parameters only: rotary frequencies stay float32, as they do when a folder is loaded
+    place = resolve_device(device)
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(getattr(torch, config.dtype))
+        parameter.data = parameter.data.to(resolve_dtype(config.dtype, place))
     _set_stops(model, tokenizer)
-    return model.to(resolve_device(device)).eval()
+    return model.to(place).eval()
 
 
 def load_model(
@@ -91,25 +112,73 @@ def load_model(
     """A causal language model from a folder or from the local cache of a hub id.
 
     Args:
-        dtype: `float32` or `bfloat16`.
+        dtype: `auto`, `float32` or `bfloat16`.
+        device: with `auto`, a model too large for one GPU is spread over all that are visible.
 
     Raises:
-        ModelError: nothing there, or a folder without a readable model.
+        ModelError: nothing there, no weights as safetensors, or a folder without a readable model.
     """
     path = str(path_or_id)
     _check_folder(path)
+    check_safetensors(path)
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
+    options: dict[str, Any] = {}
+    if device == "auto" and _too_large(path, kind, place):
+        options["device_map"] = "auto"
     try:
         with quiet():
             model: Any = AutoModelForCausalLM.from_pretrained(
                 path,
-                dtype=getattr(torch, dtype),
+                dtype=kind,
                 revision=revision,
                 trust_remote_code=trust_remote_code,
                 attn_implementation="sdpa",
+                use_safetensors=True,
+                **options,
             )
     except (OSError, ValueError) as error:
         raise ModelError(offline_help(path, "model", error)) from error
-    return model.to(resolve_device(device)).eval()
+    return (model if options else model.to(place)).eval()
+
+
+def check_safetensors(path: str) -> None:
+    """Raise a ModelError for a folder whose weights are pickles: loading one executes it."""
+    if not os.path.isdir(path) or any(Path(path).glob("*.safetensors")):
+        return
+    pickles = sorted(file.name for file in Path(path).iterdir() if file.suffix in PICKLES)
+    if pickles:
+        raise ModelError(
+            f"{path} holds its weights as {pickles[0]}, a pickle, which can run any code when it "
+            "is loaded; ablate loads .safetensors only. Look for a revision with safetensors, or, "
+            "where you trust the file, convert it once in Python: "
+            f"transformers.AutoModelForCausalLM.from_pretrained({path!r})"
+            ".save_pretrained('converted'), and copy the tokenizer's files there"
+        )
+
+
+def _too_large(path: str, dtype: torch.dtype, place: torch.device) -> bool:
+    if place.type != "cuda" or world_size() > 1:
+        return False
+    capacity = torch.cuda.get_device_properties(place).total_memory
+    return must_spread(weights_bytes(path, dtype), capacity, torch.cuda.device_count())
+
+
+def must_spread(weights: int, capacity: int, gpus: int) -> bool:
+    """Whether weights leave too little of one GPU free (a fifth), while there are several."""
+    return gpus > 1 and weights > 0.8 * capacity
+
+
+def weights_bytes(path: str, dtype: torch.dtype) -> int:
+    """Bytes of a folder's weights once they have that type; 0 where it holds none."""
+    from safetensors import safe_open
+
+    count = 0
+    for file in sorted(Path(path).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                count += math.prod(tensors.get_slice(name).get_shape())
+    return count * dtype.itemsize
 
 
 def _check_folder(path: str) -> None:
@@ -137,11 +206,13 @@ def save_model(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     state_dict: dict[str, torch.Tensor] | None = None,
+    also: Callable[[Path], None] | None = None,
 ) -> None:
     """Write model (safetensors) and tokenizer so that the folder exists only when complete.
 
     Args:
         state_dict: weights to write in place of the model's own (merged adapters, gathered shards).
+        also: writes further files into the folder before it comes to be.
 
     Raises:
         ModelError: the folder exists already.
@@ -156,6 +227,8 @@ def save_model(
         with quiet():
             model.save_pretrained(partial, state_dict=state_dict)
         save_tokenizer(tokenizer, partial)
+        if also is not None:
+            also(partial)
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -8,7 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from ablate.errors import ModelError
 from ablate.models.missing import offline_help
@@ -76,12 +81,25 @@ def is_built_here(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def load_tokenizer(
-    path_or_id: str, revision: str | None = None, trust_remote_code: bool = False
+    path_or_id: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    thinking: bool | None = None,
+    must_end: bool = True,
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or hub id; without a pad token it pads with EOS.
 
+    It also knows which tokens the model's own generation settings end an answer at.
+
+    Args:
+        thinking: fixes `enable_thinking` in the chat template (where it is saved, too); None
+            leaves the template as it is.
+        must_end: refuse a tokenizer without EOS. One that only reads, as a classifier's, needs
+            none.
+
     Raises:
-        ModelError: no tokenizer there, or one without an EOS token.
+        ModelError: no tokenizer there, one without an EOS token, or one whose chat template has
+            no thinking mode though one is asked for.
     """
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(
@@ -89,16 +107,40 @@ def load_tokenizer(
         )
     except (OSError, ValueError) as error:
         raise ModelError(offline_help(path_or_id, "tokenizer", error)) from error
-    if tokenizer.eos_token_id is None:
+    if tokenizer.eos_token_id is None and must_end:
         raise ModelError(
             f"the tokenizer of {path_or_id} has no EOS token, so no response could ever end; "
             "set `eos_token` in its tokenizer_config.json"
         )
-    if tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         # safe: every mask here comes from lengths, never from comparing ids with the pad id
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
+    if thinking is not None and tokenizer.chat_template is not None:
+        tokenizer.chat_template = _fixed_thinking(str(tokenizer.chat_template), thinking)
+    tokenizer.stops_of_model = _stops_of_model(path_or_id, revision)
     return tokenizer
+
+
+def _fixed_thinking(template: str, thinking: bool) -> str:
+    if "enable_thinking" not in template:
+        raise ModelError(
+            f"base_model.thinking={str(thinking).lower()}, but the tokenizer's chat template knows "
+            "no enable_thinking; leave base_model.thinking=null"
+        )
+    return "{%- set enable_thinking = " + str(thinking).lower() + " -%}\n" + template
+
+
+def _stops_of_model(path_or_id: str, revision: str | None) -> list[int]:
+    """The EOS ids of generation_config.json, of which instruct models may have several."""
+    try:
+        generation = GenerationConfig.from_pretrained(path_or_id, revision=revision)
+    except (OSError, ValueError):
+        return []
+    ids = generation.eos_token_id
+    return (
+        [] if ids is None else [int(token) for token in (ids if isinstance(ids, list) else [ids])]
+    )
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -141,8 +183,7 @@ def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def decode_response(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """Text of a response up to its end token, special tokens left out."""
-    end = end_token_id(tokenizer)
-    stops = {end, tokenizer.eos_token_id}
+    stops = set(stop_token_ids(tokenizer))
     cut = next((place for place, token in enumerate(ids) if token in stops), len(ids))
     return str(tokenizer.decode(ids[:cut], skip_special_tokens=True))
 
@@ -174,9 +215,13 @@ def _template_end(tokenizer: PreTrainedTokenizerBase, template: str) -> int:
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a sampled response, the one responses are trained with first."""
-    end = end_token_id(tokenizer)
-    return [end] + [token for token in [int(tokenizer.eos_token_id)] if token != end]
+    """Every token that ends a sampled response, the one responses are trained with first.
+
+    Then the tokenizer's EOS and those of the model's generation settings.
+    """
+    stops = [end_token_id(tokenizer), int(tokenizer.eos_token_id)]
+    stops += getattr(tokenizer, "stops_of_model", [])
+    return list(dict.fromkeys(stops))
 
 
 def _render(

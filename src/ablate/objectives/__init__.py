@@ -6,8 +6,8 @@ from ablate.objectives.objective import (
     Objective,
     ObjectiveOutput,
     make_objective,
-    response_scales,
 )
+from ablate.objectives.scales import response_scales, token_scales
 from ablate.objectives.state import ObjectiveState, State
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "fingerprint",
     "make_objective",
     "response_scales",
+    "token_scales",
 ]

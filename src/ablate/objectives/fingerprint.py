@@ -105,6 +105,7 @@ def _group(
         extra_rewards=_noise((*grid, extra), seed + 50),
         token_logps=token_policy,
         token_ref_logps=token_ref,
+        old_token_logps=torch.where(real, token_ref - 0.5 * _noise((*grid, tokens), seed + 160), 0),
         prev_logps=token_ref.sum(dim=2) - _noise(grid, seed + 70),
         win_probs=0.5 * (1 + wins - wins.transpose(1, 2)),
         log_sum_sq=-lengths * _noise(grid, seed + 80),

@@ -233,23 +233,6 @@ def make_objective(name: str, *, search: Sequence[Path | str] = (), **overrides:
     return Objective(objective_config({**values, **overrides}))
 
 
-def response_scales(objective: Objective, group: PromptGroup, state: State | None = None) -> Tensor:
-    """float[B, K]: ∂loss/∂log π(y_k) on the global batch, without gradient, 0 where absent.
-
-    Training a batch-coupled objective by micro-batches takes Σ scale_k·log π(y_k) as the loss:
-    its gradient is that of the whole batch. With responses sampled from the policy the scales
-    are its online gradient. Raises `DataError` for objectives that read per-token log-probs.
-    """
-    if objective.needs.tokens or objective.needs.token_kl:
-        raise DataError(
-            f"Objective '{objective.name}' weighs tokens: a response has no single scale."
-        )
-    leaf = group.policy_logps.detach().to(group.dtype).requires_grad_(True)
-    with torch.enable_grad():
-        loss = objective(replace(group, policy_logps=leaf), state).loss
-    return torch.autograd.grad(loss, leaf)[0]
-
-
 def _part_state(state: State, label: str) -> State:
     """The state of an objective that is mixed in, under its own names."""
     start = f"{label}/"

@@ -21,6 +21,8 @@ def scores(config: ObjectiveConfig, group: PromptGroup) -> Tensor:
         # `where` before any arithmetic keeps a NaN at an absent response out of the gradient
         return torch.where(present, values.to(dtype), values.new_zeros((), dtype=dtype))
 
+    if config.structure == "policy_gradient":
+        return _measured(config, group)
     if config.score == "ld":
         ratio = clean(_length_desensitised(config, group))
     elif config.score == "masked":
@@ -69,6 +71,20 @@ def _shaped(config: ObjectiveConfig, value: Tensor) -> Tensor:
             return -torch.expm1((-config.shape_alpha * value).clamp(max=ceiling)) / (
                 config.shape_alpha
             )
+
+
+def _measured(config: ObjectiveConfig, group: PromptGroup) -> Tensor:
+    """float[B, K]: log-ratio to the reference, log π without one; for metrics alone."""
+    if config.needs.tokens:
+        ratio = summed_tokens(group.token_logps, group)
+        if config.needs.reference:
+            ratio = ratio - summed_tokens(group.token_ref_logps, group)
+        return ratio
+    ratio = group.policy_logps
+    if config.needs.reference:
+        assert group.ref_logps is not None
+        ratio = ratio - group.ref_logps
+    return torch.where(group.present, ratio.to(group.dtype), 0.0)
 
 
 def _length_desensitised(config: ObjectiveConfig, group: PromptGroup) -> Tensor:

@@ -15,6 +15,7 @@ from ablate.objectives.distances import Target, pair_distance, pair_target, targ
 from ablate.objectives.groupwise import categorical, centred, loo, noise_contrastive, ranking
 from ablate.objectives.listwise import each, likelihood, one_vs_rest, positives
 from ablate.objectives.pairs import Pairs, choose_pairs, counted_pairs
+from ablate.objectives.policy_gradient import policy_gradient
 from ablate.objectives.shifts import shifts
 from ablate.objectives.state import State
 from ablate.objectives.terms import Term, mean_of, overall, sum_of, target_values
@@ -175,4 +176,5 @@ _STRUCTURES: dict[str, Callable[[ObjectiveConfig, PromptGroup, Tensor], Term]] =
     "one_vs_rest": one_vs_rest,
     "positives": positives,
     "likelihood": likelihood,
+    "policy_gradient": policy_gradient,
 }

@@ -32,30 +32,6 @@ class RewardModelScorer:
         return score_responses(self.model, self.tokenizer, pairs, batch_size=SCORE_BATCH)
 
 
-class ClassifierScorer:
-    """A foreign sequence classifier with its own tokenizer and chat template."""
-
-    def __init__(self, path: str, device: str, output: int | None = None) -> None:
-        from ablate.models.scoring import load_reward_model
-        from ablate.models.tokenizer import load_tokenizer
-
-        self.output = output
-        self.model = load_reward_model(path, device=device, output=output)
-        self.tokenizer = load_tokenizer(path)
-
-    def score(self, answers: Sequence[Answer]) -> NDArray[np.float64]:
-        from ablate.models.scoring import score_responses
-        from ablate.models.tokenizer import encode_prompt, encode_response
-
-        pairs = [
-            (encode_prompt(self.tokenizer, a.prompt), encode_response(self.tokenizer, a.response))
-            for a in answers
-        ]
-        return score_responses(
-            self.model, self.tokenizer, pairs, batch_size=SCORE_BATCH, output=self.output or 0
-        )
-
-
 class ImplicitScorer:
     """The implicit reward of a preference-trained policy, beta log(pi/pi_ref), arXiv 2305.18290."""
 

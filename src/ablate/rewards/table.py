@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ablate.errors import DataError
 from ablate.rewards.normalize import How, Normalizer, fit_normalizer
+from ablate.rewards.shaping import Shaper
 
 Floats = NDArray[np.float64]
 
@@ -27,6 +28,8 @@ class Answer:
     response_ids: list[int]
     #: its place among the prompt's responses in the stored pool; None for an answer that is new
     index: int | None = None
+    #: what it is compared with, by judges that compare two; None: the prompt's other answers
+    opponent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,17 +91,29 @@ class TrainingReward:
     by the same numbers.
     """
 
-    def __init__(self, source: Source, how: How, clip_at: float) -> None:
+    def __init__(
+        self, source: Source, how: How, clip_at: float, shaper: Shaper | None = None
+    ) -> None:
         self.source, self.how, self.clip_at = source, how, clip_at
+        #: changes raw rewards before they are normalised, by the lengths of the answers
+        self.shaper = shaper
         self.normalizer: Normalizer | None = None
         self._mean = 0.0
         #: of the answers on which it was fitted: the raw rewards, or the ranks where there are none
         self.raw: Floats | None = None
+        #: the same after shaping
+        self.shaped: Floats | None = None
 
     def fit(self, answers: Sequence[Answer]) -> RewardTable:
         """Fits the normalisers on these answers and returns their rewards."""
         table = self.source.table(answers, lambda part: part.fit(answers))
         self.raw = table.rank if table.reward is None else table.reward
+        if self.shaper is not None:
+            # the pool is no part of the training that a shaper follows
+            before = self.shaper.state_dict()
+            table = self._shaped(table, answers, step=0)
+            self.shaper.load_state_dict(before)
+            self.shaped = table.reward
         if table.reward is None:
             self.normalizer = Normalizer("none", self.clip_at, 0.0, 1.0)
         else:
@@ -107,16 +122,31 @@ class TrainingReward:
         self._mean = 0.0 if table.reward is None else float(table.reward.mean())
         return table
 
-    def score(self, answers: Sequence[Answer]) -> RewardTable:
+    def score(self, answers: Sequence[Answer], step: int = 0) -> RewardTable:
         """The rewards of any answers; those to one prompt are compared with each other.
 
+        With a shaper the answers must be all of an optimizer step, on every process alike, and
+        `step` the steps taken before: see `Shaper`.
+
         Raises:
-            DataError: a source that knows the stored pool only.
+            DataError: a source that knows the stored pool only; a reward that cannot be shaped.
         """
-        return self._normalized(self.source.table(answers, lambda part: part.score(answers)))
+        table = self.source.table(answers, lambda part: part.score(answers))
+        return self._normalized(self._shaped(table, answers, step))
+
+    def _shaped(self, table: RewardTable, answers: Sequence[Answer], step: int) -> RewardTable:
+        if self.shaper is None or table.reward is None:
+            return table
+        names = [answer.prompt_id for answer in answers]
+        tokens = [len(answer.response_ids) for answer in answers]
+        reward = self.shaper.shape(names, table.reward, tokens, step)
+        return replace(table, reward=reward, rank=reward)
 
     def alone(self, answers: Sequence[Answer]) -> RewardTable:
-        """The rewards of answers that are not compared with others to the same prompt."""
+        """The rewards of answers that are not compared with others to the same prompt.
+
+        They are not shaped: that is a matter of a batch.
+        """
         table = self.source.table(answers, lambda part: part.alone(answers))
         if table.reward is None:
             return table

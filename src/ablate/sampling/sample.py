@@ -1,4 +1,4 @@
-"""Drawing responses with noise that belongs to the response, not to the batch.
+"""Drawing responses with the model's own `generate`, and noise keyed by response.
 
 Token t of response i to prompt x is the inverse of the model's cumulative distribution (tokens in
 the order of their ids) at a uniform number that depends on (seed, x, i, t) alone. Batch size,
@@ -7,14 +7,11 @@ with the smaller one. What remains is rounding: a different batch shape may chan
 last bits, and a token whose boundary lies within that distance.
 """
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import (
+    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -24,30 +21,20 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.cache_utils import DynamicLayer
 
 from ablate.config.dataset import Sampling
-from ablate.errors import ModelError
 from ablate.models.loading import check_lengths, context_length
 from ablate.models.tokenizer import stop_token_ids
+from ablate.sampling.noise import KEYED, choose, noise_table
+from ablate.sampling.responses import Prompt, Report, SampledResponse, as_response, in_order
 from ablate.trl_compat.quiet import quiet
-
-Report = Callable[[int, int, dict[str, float]], None]
-
-
-@dataclass(frozen=True)
-class SampledResponse:
-    """One drawn response. `ids` end with the stop token where the model finished by itself."""
-
-    prompt_id: str
-    index: int
-    ids: list[int]
-    finished: bool
 
 
 def sample_responses(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[tuple[str, list[int]]],
+    prompts: list[Prompt],
     num_responses: int,
     *,
     sampling: Sampling,
@@ -66,42 +53,78 @@ def sample_responses(
     Raises:
         ModelError: a prompt that leaves no room for `max_new_tokens` in the context.
     """
+    indices = range(first_index, first_index + num_responses)
+    backend = TransformersBackend(model, tokenizer, batch_size)
+    return in_order(
+        backend.draw(prompts, indices, sampling, seed, report), prompts, indices, "transformers"
+    )
+
+
+def check_room(model: PreTrainedModel, prompts: list[Prompt], sampling: Sampling) -> None:
+    """Raise a ModelError where a prompt leaves no room for `max_new_tokens` in the context."""
     check_lengths(
         (len(ids) + sampling.max_new_tokens for _, ids in prompts),
         context_length(model),
         "prompt and response",
     )
-    indices = range(first_index, first_index + num_responses)
-    # equal lengths side by side: no padding is computed; the order has no influence on the draws
-    order = sorted(range(len(prompts)), key=lambda place: (len(prompts[place][1]), place))
-    rows = [(place, index) for place in order for index in indices]
-    drawn: dict[tuple[int, int], SampledResponse] = {}
-    was_training, own_defaults = model.training, model.generation_config
-    model.eval()
-    # a model's own defaults (a repetition penalty, say) would change the distribution unseen
-    model.generation_config = GenerationConfig()
-    try:
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            keyed = [(prompts[place][0], index, prompts[place][1]) for place, index in batch]
-            for row, response in zip(
-                batch, _draw(model, tokenizer, keyed, sampling, seed), strict=True
-            ):
-                drawn[row] = response
-            if report is not None:
-                done = min(start + batch_size, len(rows))
-                report(done, len(rows), {})
-    finally:
-        model.generation_config = own_defaults
-        model.train(was_training)
-    return [drawn[place, index] for place in range(len(prompts)) for index in indices]
 
 
-def uniforms(seed: int, prompt_id: str, index: int, count: int) -> np.ndarray:
-    """float64[count] in [0, 1): the noise of one response; longer counts extend shorter ones."""
-    text = f"sample|{seed}|{index}|{prompt_id}".encode()
-    key = int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
-    return np.random.Generator(np.random.Philox(key=key)).random(count)
+def warpers(sampling: Sampling) -> list[LogitsProcessor]:
+    """Temperature and cuts, in the order in which transformers applies them."""
+    chosen: list[LogitsProcessor] = []
+    if sampling.temperature != 1:
+        chosen.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_k:
+        chosen.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        chosen.append(TopPLogitsWarper(sampling.top_p))
+    return chosen
+
+
+class TransformersBackend:
+    """Draws batch by batch with `generate` of a model in memory."""
+
+    noise = KEYED
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+
+    def draw(
+        self,
+        prompts: list[Prompt],
+        indices: range,
+        sampling: Sampling,
+        seed: int,
+        report: Report | None,
+    ) -> list[SampledResponse]:
+        """Responses to every prompt, sorted by the prompts' lengths."""
+        model = self.model
+        check_room(model, prompts, sampling)
+        # equal lengths side by side: no padding is computed; the order does not influence draws
+        ordered = sorted(prompts, key=lambda prompt: len(prompt[1]))
+        rows = [(name, index, ids) for name, ids in ordered for index in indices]
+        drawn: list[SampledResponse] = []
+        was_training, own_defaults = model.training, model.generation_config
+        model.eval()
+        # a model's own defaults (a repetition penalty, say) would change the distribution unseen
+        model.generation_config = GenerationConfig()
+        try:
+            for start in range(0, len(rows), self.batch_size):
+                batch = rows[start : start + self.batch_size]
+                drawn += _draw(model, self.tokenizer, batch, sampling, seed)
+                if report is not None:
+                    report(start + len(batch), len(rows), {})
+        finally:
+            model.generation_config = own_defaults
+            model.train(was_training)
+        return drawn
+
+    def close(self) -> None:
+        """Nothing to free: the model belongs to the caller."""
 
 
 class KeyedChoice(LogitsProcessor):
@@ -114,11 +137,7 @@ class KeyedChoice(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """scores: float[R, V] after temperature and cuts."""
         position = input_ids.shape[1] - self.prompt_length
-        cumulative = torch.softmax(scores.double(), dim=-1).cumsum(dim=-1)
-        # scaling by the total instead of dividing by it keeps the last token with mass reachable
-        target = self.noise[:, position : position + 1] * cumulative[:, -1:]
-        token = torch.searchsorted(cumulative, target, right=True)
-        token = token.clamp(max=scores.shape[1] - 1)
+        token = choose(scores, self.noise[:, position : position + 1])
         return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 
 
@@ -135,21 +154,15 @@ def _draw(
     pad = tokenizer.pad_token_id
     input_ids = torch.tensor([[pad] * (width - len(ids)) + ids for _, _, ids in rows])
     mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for _, _, ids in rows])
-    noise = np.stack([uniforms(seed, name, index, limit) for name, index, _ in rows])
-    processors = LogitsProcessorList()
-    if sampling.temperature != 1:
-        processors.append(TemperatureLogitsWarper(sampling.temperature))
-    if sampling.top_k:
-        processors.append(TopKLogitsWarper(sampling.top_k))
-    if sampling.top_p < 1:
-        processors.append(TopPLogitsWarper(sampling.top_p))
-    processors.append(KeyedChoice(torch.from_numpy(noise).to(device), width))
+    input_ids, mask = input_ids.to(device), mask.to(device)
+    noise = noise_table([(name, index) for name, index, _ in rows], seed, limit)
+    processors = LogitsProcessorList([*warpers(sampling), KeyedChoice(noise.to(device), width)])
     stops = stop_token_ids(tokenizer)
     generate: Any = model.generate
     with torch.no_grad(), quiet():
         output = generate(
-            input_ids=input_ids.to(device),
-            attention_mask=mask.to(device),
+            input_ids=input_ids,
+            attention_mask=mask,
             max_new_tokens=limit,
             do_sample=False,
             num_beams=1,
@@ -157,18 +170,38 @@ def _draw(
             eos_token_id=stops,
             pad_token_id=pad,
             use_cache=True,
+            past_key_values=_shared_prompts(model, [name for name, _, _ in rows], input_ids, mask),
         )
     new = output[:, width:].tolist()
     return [
-        _finish(name, index, ids, stops) for (name, index, _), ids in zip(rows, new, strict=True)
+        as_response(name, index, ids, stops)
+        for (name, index, _), ids in zip(rows, new, strict=True)
     ]
 
 
-def _finish(name: str, index: int, ids: list[int], stops: list[int]) -> SampledResponse:
-    for place, token in enumerate(ids):
-        if token in stops:
-            # whichever stop token it was, responses are trained to end with the first kind
-            return SampledResponse(name, index, [*ids[:place], token], True)
-    if not ids:
-        raise ModelError(f"the model returned no token for prompt {name!r}")
-    return SampledResponse(name, index, ids, False)
+def _shared_prompts(
+    model: PreTrainedModel, names: list[str], input_ids: torch.Tensor, mask: torch.Tensor
+) -> DynamicCache | None:
+    """Keys and values of all prompt tokens but the last, computed once for each prompt.
+
+    None where no prompt comes twice, or where the model keeps another kind of cache.
+    """
+    first = {name: row for row, name in reversed(list(enumerate(names)))}
+    cache = DynamicCache(config=model.config)
+    plain = bool(cache.layers) and all(type(layer) is DynamicLayer for layer in cache.layers)
+    if len(first) == len(names) or input_ids.shape[1] < 2 or not plain:
+        return None
+    distinct = sorted(first, key=first.__getitem__)
+    rows = torch.tensor([first[name] for name in distinct], device=input_ids.device)
+    shown = mask[rows, :-1]
+    decoder: Any = model.get_decoder()
+    decoder(
+        input_ids=input_ids[rows, :-1],
+        attention_mask=shown,
+        position_ids=(shown.cumsum(dim=1) - 1).clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    place = {name: number for number, name in enumerate(distinct)}
+    cache.batch_select_indices(torch.tensor([place[name] for name in names], device=rows.device))
+    return cache

@@ -14,6 +14,7 @@ from ablate.errors import AblateError, StoreError
 from ablate.stages.execute import Display, Execution, Silent
 from ablate.stages.graph import RunPlan, Stage
 from ablate.stages.registry import RUN_STAGES
+from ablate.stages.team import launched
 from ablate.stages.tracker import open_tracker
 from ablate.store import claims, files, records
 from ablate.store.layout import Layout, check_writable
@@ -35,10 +36,11 @@ class Outcome:
 def run_name(plan: RunPlan) -> str:
     """A short name for people: the levels of the factors and the seed."""
     run = plan.run
+    shaping = "" if run.shaping.kind == "none" else f"{run.shaping.name} "
     collection = "" if run.collection.name == "offline" else f"{run.collection.name} "
     return (
-        f"{run.objective.name} k={run.num_responses.k} {run.reward.name} {run.base_model.name} "
-        f"{run.dataset.name} {collection}seed={run.seed.value}"
+        f"{run.objective.name} k={run.num_responses.k} {run.reward.name} {shaping}"
+        f"{run.base_model.name} {run.dataset.name} {collection}seed={run.seed.value}"
     )
 
 
@@ -151,7 +153,10 @@ def _record_data(
     rounds = [results[stage.identity] for stage in rounds_of(plan)]
     diverged = policy["diverged"]
     own = [stage.identity for stage in stages if stage.name in RUN_STAGES]
-    own_seconds = sum(float(results[identity].get("seconds", 0.0)) for identity in own)
+    own_seconds = sum(
+        float(results[identity].get("seconds", 0.0)) * int(results[identity].get("processes", 1))
+        for identity in own
+    )
     device = "cuda" if torch.cuda.is_available() and plan.run.runtime.device != "cpu" else "cpu"
     return {
         "name": run_name(plan),
@@ -194,6 +199,7 @@ def _record_data(
             "device": device,
             "device_name": torch.cuda.get_device_name(0) if device == "cuda" else None,
             "threads": torch.get_num_threads(),
+            "processes": launched() or plan.run.runtime.processes,
         },
         "provenance": provenance(),
     }

@@ -19,7 +19,9 @@ class Context:
     """Handed to `run(context)` of a stage module.
 
     Work reads only `params` and `inputs` for anything that can change its result; `run` tells
-    where external files lie and what the machine offers.
+    where external files lie and what the machine offers. Where several processes train the
+    stage, each is handed a context; only one `leads`, and the others return when the training
+    has ended: what they write is thrown away.
     """
 
     params: dict[str, Any]
@@ -28,6 +30,7 @@ class Context:
     run: RunConfig
     report: Report
     log: Log
+    leads: bool = True
     #: where a training is saved when the scheduler wants the machine back, and found again
     partial: Path | None = None
 

@@ -8,12 +8,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ablate.config.dataset import Sampling
 from ablate.datasets import open_dataset
 from ablate.evaluation.answers import answer_prompts, held_out_prompts
-from ablate.evaluation.judges import open_judge
 from ablate.models.logps import token_kl
 from ablate.rewards.scorers import LOGP_BATCH_TOKENS
 from ablate.stages.common import MODEL, as_lists, load_policy
 from ablate.stages.context import Context
-from ablate.stages.evaluation import training_reward_of
+from ablate.stages.evaluation import opponents, training_reward_of
+from ablate.stages.judging import open_planned
 from ablate.training.watch import Curve
 
 
@@ -30,9 +30,9 @@ def curve_of(context: Context, tokenizer: PreTrainedTokenizerBase) -> Curve | No
         return None
     dataset = open_dataset(context.run.dataset)
     prompts = held_out_prompts(dataset, params["splits"])
-    model_folder = context.inputs.get("judge")
     splits = list(params["splits"])
-    judge = open_judge(context.run, dataset, splits, model_folder and model_folder / MODEL)
+    judge = open_planned(context.run, dataset, splits, params["judge"], context.inputs)
+    others = opponents(context)
     sft, _ = load_policy(context.inputs["sft"] / MODEL, context.run)
     reward = training_reward_of(context, splits)
 
@@ -42,9 +42,11 @@ def curve_of(context: Context, tokenizer: PreTrainedTokenizerBase) -> Curve | No
             tokenizer,
             prompts,
             samples_per_prompt=params["samples_per_prompt"],
+            sampler=context.run.sampler,
             sampling=Sampling.model_validate(params["sampling"]),
             seed=params["seed"],
             judge=judge,
+            opponents=others,
         )
         items = [
             (prompt, [ids])

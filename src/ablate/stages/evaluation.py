@@ -9,8 +9,13 @@ import pandas as pd
 
 from ablate.config.dataset import Sampling
 from ablate.datasets import open_dataset
-from ablate.evaluation.answers import answer_prompts, answers_of, held_out_prompts
-from ablate.evaluation.judges import open_judge
+from ablate.evaluation.answers import (
+    Opponents,
+    answer_prompts,
+    answers_of,
+    held_out_prompts,
+)
+from ablate.evaluation.verdicts import Tally
 from ablate.metrics import summarize
 from ablate.models.logps import token_kl
 from ablate.rewards.scorers import LOGP_BATCH_TOKENS
@@ -23,6 +28,7 @@ from ablate.stages.common import (
     within,
 )
 from ablate.stages.context import Context, Report
+from ablate.stages.judging import compares_two, judge_of
 from ablate.stages.reward_source import open_reward
 from ablate.store.files import read_json, write_json
 from ablate.store.tables import read_table, write_table
@@ -52,7 +58,7 @@ def run(context: Context) -> None:
     started = time.monotonic()
     step = chosen_step(context)
     model, tokenizer = load_policy(context.inputs["policy"] / f"step-{step}", context.run)
-    answers = held_out_answers(context, model, tokenizer, within(context.report, 0.0, 0.7))
+    answers, tally = held_out_answers(context, model, tokenizer, within(context.report, 0.0, 0.7))
     reference, _ = load_policy(context.inputs["reference"] / MODEL, context.run)
     items = [
         (prompt, [response])
@@ -83,6 +89,7 @@ def run(context: Context) -> None:
             "metrics": metrics,
             "seconds": time.monotonic() - started,
             "tokens": int(answers["num_tokens"].sum()),
+            "judging": tally.plain(),
         },
     )
 
@@ -94,24 +101,40 @@ def chosen_step(context: Context) -> int:
     return int(read_json(context.inputs["policy"] / RESULT)["last"])
 
 
-def held_out_answers(context: Context, model: Any, tokenizer: Any, report: Report) -> pd.DataFrame:
-    """Answers of a model to the stage's splits, judged."""
+def held_out_answers(
+    context: Context, model: Any, tokenizer: Any, report: Report
+) -> tuple[pd.DataFrame, Tally]:
+    """Answers of a model to the stage's splits, judged, and what the judging took."""
     params = context.params
     dataset = open_dataset(context.run.dataset)
-    judge_model = context.inputs.get("judge")
-    judge = open_judge(
-        context.run, dataset, list(params["splits"]), judge_model and judge_model / MODEL
-    )
-    return answer_prompts(
+    judge = judge_of(context, dataset, list(params["splits"]))
+    answers = answer_prompts(
         model,
         tokenizer,
         held_out_prompts(dataset, params["splits"]),
         samples_per_prompt=params["samples_per_prompt"],
+        sampler=context.run.sampler,
         sampling=Sampling.model_validate(params["sampling"]),
         seed=params["seed"],
         judge=judge,
+        opponents=opponents(context),
         report=report,
     )
+    return answers, judge.tally
+
+
+def opponents(context: Context) -> Opponents | None:
+    """For a judge that compares two: what each answer is compared with.
+
+    The SFT policy's answer to the same prompt, sampled with the same noise; that answer itself is
+    compared with its like, which is a draw. None for judges that give marks.
+    """
+    if not compares_two(context.run):
+        return None
+    if "baseline" not in context.inputs:
+        return "itself"
+    baseline = read_table(context.inputs["baseline"] / ANSWERS)
+    return {(row.split, row.prompt_id, row.sample): row.response for row in baseline.itertuples()}
 
 
 def beside(answers: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
@@ -141,7 +164,7 @@ def training_reward_of(
     it is the judge's score at hand.
     """
     params = context.params["reward"]
-    if params["kind"] in ("labels", "pairwise", "gpm") or params.get("scores_from") == "data":
+    if not _speaks_alone(params):
         return None
     reward = open_reward(context, splits)
 
@@ -154,3 +177,10 @@ def training_reward_of(
         return values
 
     return alone
+
+
+def _speaks_alone(params: dict[str, Any]) -> bool:
+    """Whether a planned source, and all that it is made of, has a score for a new answer."""
+    if params["kind"] in ("labels", "pairwise", "gpm") or params.get("scores_from") == "data":
+        return False
+    return all(_speaks_alone(part["source"]) for part in params.get("parts", {}).values())

@@ -1,17 +1,14 @@
 """Execution: computes the stages that a run lacks, publishes them, and then the run's record."""
 
 import time
-import traceback
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ablate.config.run import RunConfig
-from ablate.errors import AblateError, ConfigError, StageFailed
-from ablate.stages.context import Context, Log, Report, isolated_generators
+from ablate.stages.compute import prepare_machine
+from ablate.stages.context import Context, Log, Report
 from ablate.stages.graph import Stage
-from ablate.stages.registry import KINDS
+from ablate.stages.team import compute
 from ablate.store.stages import StageStore
 
 
@@ -66,44 +63,10 @@ class Execution:
             if out is not None:
                 report = self.display.start(stage)
                 partial = self.store.partial(stage.name, stage.identity)
-                self._compute(
-                    stage, Context(stage.params, inputs, out, stage.run, report, self.log, partial)
+                context = Context(
+                    stage.params, inputs, out, stage.run, report, self.log, partial=partial
                 )
+                compute(stage, context)
         self.seconds[stage.identity] = time.monotonic() - started
         self.display.finish(stage, self.seconds[stage.identity], found=out is None)
         return self.ensure(stage)
-
-    def _compute(self, stage: Stage, context: Context) -> None:
-        work: Callable[[Context], None] = KINDS[stage.name].load()
-        try:
-            with isolated_generators(int(stage.identity[:8], 16)):
-                work(context)
-        except AblateError:
-            raise
-        except Exception as error:
-            detail = traceback.format_exc()
-            failure = StageFailed(f"the stage '{stage.title}' failed: {_cause(error)}")
-            failure.add_note(detail)
-            raise failure from error
-
-
-def prepare_machine(run: RunConfig) -> None:
-    """Sets threads and determinism of this process as the run asks (idempotent)."""
-    import os
-
-    import torch
-
-    if run.runtime.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "runtime.device=cuda, but this torch sees no GPU. Use runtime.device=auto, or install "
-            "a CUDA build of torch"
-        )
-    torch.set_num_threads(run.runtime.threads or os.cpu_count() or 1)
-    if run.training.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-
-
-def _cause(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else '(no message)'}"

@@ -5,7 +5,8 @@ from typing import Any
 
 from ablate.config.run import RunConfig
 from ablate.datasets import open_dataset
-from ablate.stages.external import classifier_content, model_content
+from ablate.stages.external import model_content
+from ablate.stages.judging import compares_two, judge_content, labelled_by
 from ablate.stages.reward_plan import PlannedReward, learnt
 from ablate.stages.rounds import Rounds
 from ablate.stages.stage import Stage
@@ -55,12 +56,13 @@ class Planner:
             content: Any = model.architecture.identity()
         else:
             content = model_content(model, self.layout)
-        return {
+        params = {
             "kind": model.kind,
             "content": content,
             "context_length": model.context_length,
             "dtype": model.dtype,
         }
+        return params if model.thinking is None else {**params, "thinking": model.thinking}
 
     def sft(self, seed: int, role: str = "") -> Stage:
         params = {
@@ -72,6 +74,8 @@ class Planner:
         }
         if self.run.base_model.sft.steps > 0:
             params["demonstrations"] = self.dataset.identity("sft")
+            if self.run.base_model.lora is not None:
+                params["lora"] = self.run.base_model.lora.identity()
         return self.stage("sft", params, {}, role)
 
     def pool(
@@ -95,33 +99,38 @@ class Planner:
             params["limit"] = limit
         if not (given and self.dataset.has_responses):
             params |= {"pool": self.run.dataset.pool.identity(), "seed": seed}
+            params |= self.sampler()
         chosen = {} if select is None else {"policy_select": select}
         return self.stage(
             "pool", params | (more or {}), {"policy": policy, **chosen}, role or split
         )
 
+    def sampler(self) -> dict[str, Any]:
+        """What draws responses, where it is not the model's own `generate`: its noise differs."""
+        kind = self.run.sampler.kind
+        return {} if kind == "transformers" else {"sampler": kind}
+
     def labels(self, split: str, pool: Stage, role: str = "", *, given: bool = True) -> Stage:
-        if given and self.dataset.has_responses:
+        if split == "judge" or (given and self.labelled == "given"):
             params = {"source": "given", "prompts": self.dataset.identity(split), "split": split}
             return self.stage("labels", params, {"pool": pool}, role or split)
         params = {"source": "judge", "judge": self.judge_content(), "split": split}
         return self.stage("labels", params, {"pool": pool, **self.judge_inputs()}, role or split)
 
+    @property
+    def labelled(self) -> str:
+        """Who labels responses: `given` with the dataset, or the `judge`."""
+        return labelled_by(self.run)
+
     def judge_content(self) -> dict[str, Any]:
-        judge = self.run.judge
-        if judge.kind == "world":
-            return {"kind": "world", "world": self.dataset.judge_identity()}
-        if judge.kind == "hf":
-            assert judge.path is not None
-            return {"kind": "hf", "content": classifier_content(judge.path, self.layout)}
-        return {"kind": "preference"}
+        """What decides the judge's scores."""
+        return judge_content(self.run, self.dataset, self.layout)
 
     def judge_inputs(self) -> dict[str, Stage]:
         """The reward model that judges, where one must be trained; the same for every seed."""
         judge = self.run.judge
         if judge.kind != "preference":
             return {}
-        assert judge.training is not None
         policy = self.sft(0, "judge")
         pool = self.pool("judge", policy, 0)
         inputs = {"pool_id": pool, "labels_id": self.labels("judge", pool)}
@@ -136,7 +145,7 @@ class Planner:
         inputs = {
             "policy": trained.last.policy,
             "reference": sft,
-            "baseline": self.stage("answers", answering, {"policy": sft, **judge}),
+            "baseline": self.baseline(),
             "scores": trained.scores,
             **rounds.reward.inputs,
             **judge,
@@ -149,10 +158,20 @@ class Planner:
     def select(self, policy: Stage, scores: Stage, reward: PlannedReward, role: str = "") -> Stage:
         """The choice among a policy's checkpoints on the valid prompts."""
         params, inputs = self.answering(["valid"]), {"policy": policy, **self.judge_inputs()}
+        inputs |= self.compared()
         if self.run.training.select_by == "training_reward":
             params["reward"] = reward.params
             inputs |= {"scores": scores, **reward.inputs}
         return self.stage("select", params, inputs, role)
+
+    def compared(self) -> dict[str, Stage]:
+        """What a judge that compares two sets answers beside: those of the SFT policy."""
+        return {"baseline": self.baseline()} if compares_two(self.run) else {}
+
+    def baseline(self) -> Stage:
+        """The SFT policy's answers."""
+        inputs = {"policy": self.sft(self.upstream), **self.judge_inputs()}
+        return self.stage("answers", self.answering(self.splits()), inputs)
 
     def splits(self) -> list[str]:
         return [split for split in ("valid", "test", "ood") if self.dataset.num_prompts(split)]
@@ -181,4 +200,5 @@ class Planner:
             "sampling": evaluation.sampling.identity(),
             "seed": evaluation.seed,
             "judge": self.judge_content(),
+            **self.sampler(),
         }

@@ -4,9 +4,9 @@ import pandas as pd
 
 from ablate.datasets import open_dataset
 from ablate.evaluation.answers import answers_of
-from ablate.evaluation.judges import open_judge
-from ablate.stages.common import LABELS, MODEL, RESULT, joined, read_pool
+from ablate.stages.common import LABELS, RESULT, joined, read_pool
 from ablate.stages.context import Context
+from ablate.stages.judging import judge_of
 from ablate.store.files import write_json
 from ablate.store.tables import write_table
 
@@ -15,6 +15,7 @@ def run(context: Context) -> None:
     """Writes labels.parquet: prompt_id, index, label (higher is better)."""
     dataset = open_dataset(context.run.dataset)
     pool = read_pool(context.inputs["pool"])
+    judging = {}
     if context.params["source"] == "given":
         given = dataset.responses(context.params["split"])
         table = pd.DataFrame(
@@ -26,10 +27,10 @@ def run(context: Context) -> None:
         )
         labels = joined(pool, table, ["label"])[["prompt_id", "index", "label"]]
     else:
-        model = context.inputs.get("judge")
-        judge = open_judge(context.run, dataset, [context.params["split"]], model and model / MODEL)
+        judge = judge_of(context, dataset, [context.params["split"]])
         labels = pool[["prompt_id", "index"]].copy()
         labels["label"] = judge.score(answers_of(pool))
+        judging = {"judging": judge.tally.plain()}
     write_table(labels, context.out / LABELS)
     spread = labels.groupby("prompt_id")["label"].std().mean()
     write_json(
@@ -37,5 +38,6 @@ def run(context: Context) -> None:
         {
             "mean": float(labels["label"].mean()),
             "within_prompt_sd": None if pd.isna(spread) else float(spread),
+            **judging,
         },
     )

@@ -4,11 +4,14 @@ import shutil
 import time
 from typing import Any
 
+from ablate.config.selection import NumResponses
 from ablate.config.training import TrainingConfig
+from ablate.datasets import open_dataset
+from ablate.errors import DataError
 from ablate.models.loading import weights_digest
 from ablate.models.tokenizer import load_tokenizer
 from ablate.objectives import Objective
-from ablate.sampling.select import select_indices
+from ablate.sampling.select import drawn_numbers, gap
 from ablate.stages.common import (
     CURVE,
     REF_LOGPS,
@@ -24,12 +27,14 @@ from ablate.stages.common import (
 )
 from ablate.stages.context import Context
 from ablate.stages.curve import curve_of
-from ablate.stages.rollout import SELECTION_SEED, fresh_groups, reward_fields
+from ablate.stages.rollout import SELECTION_SEED, fresh_groups, pick, reward_fields
 from ablate.store.files import read_json, write_json
 from ablate.store.tables import read_table, write_table
+from ablate.training.behaviour import Behaviour
 from ablate.training.groups import Group
 from ablate.training.online import FreshGroups
 from ablate.training.policy import train_policy
+from ablate.trl_compat.arguments import world_size
 
 
 def run(context: Context) -> None:
@@ -47,7 +52,12 @@ def run(context: Context) -> None:
         reference, _ = load_policy(model_of(context.inputs, "reference"), context.run)
         reference.requires_grad_(False)
     online = context.params["collection"] != "offline"
-    groups = fresh_groups(context, tokenizer) if online else select_groups(context)
+    groups: list[Group] | FreshGroups
+    dropped = 0
+    if online:
+        groups = fresh_groups(context, tokenizer)
+    else:
+        groups, dropped = select_groups(context)
     work = context.out / "work"
     result = train_policy(
         model,
@@ -63,6 +73,7 @@ def run(context: Context) -> None:
             }
         ),
         lora=context.run.base_model.lora,
+        behaviour=_behaviour(context),
         reference=reference,
         curve=curve_of(context, tokenizer),
         seed=context.params["seed"],
@@ -71,6 +82,8 @@ def run(context: Context) -> None:
         log=context.log,
         partial=context.partial,
     )
+    if not context.leads:
+        return
     for step, folder in result.checkpoints:
         folder.rename(context.out / f"step-{step}")
     saved = [step for step, _ in result.checkpoints]
@@ -95,14 +108,23 @@ def run(context: Context) -> None:
             else {"step": stopped.step, "reason": stopped.reason},
             "weights": weights_digest(context.out / f"step-{last}"),
             "groups": groups.count if isinstance(groups, FreshGroups) else len(groups),
+            "dropped_by_min_gap": dropped,
             "responses": int(responses)
             if isinstance(groups, FreshGroups)
             else sum(len(group.response_ids) for group in groups),
             "tokens": int(result.steps["tokens"].iloc[-1]) if len(result.steps) else 0,
             "curve": result.curve.to_dict("records"),
             "seconds": time.monotonic() - started,
+            "processes": world_size(),
         },
     )
+
+
+def _behaviour(context: Context) -> Behaviour:
+    """Who drew stored responses: the initial policy, unless they came with the data."""
+    run = context.run
+    given = run.collection.kind == "offline" and open_dataset(run.dataset).has_responses
+    return "given" if given else "initial"
 
 
 def _diverged_before(context: Context) -> dict[str, Any] | None:
@@ -122,6 +144,7 @@ def _pass_on(context: Context, earlier: dict[str, Any]) -> None:
     nothing = {
         "checkpoints": [last],
         "groups": 0,
+        "dropped_by_min_gap": 0,
         "responses": 0,
         "tokens": 0,
         "curve": [],
@@ -130,9 +153,16 @@ def _pass_on(context: Context, earlier: dict[str, Any]) -> None:
     write_json(context.out / RESULT, {**earlier, **nothing})
 
 
-def select_groups(context: Context) -> list[Group]:
-    """The groups that enter the loss: K of N responses per prompt, with all that is known."""
-    chosen = context.params["num_responses"]
+def select_groups(context: Context) -> tuple[list[Group], int]:
+    """The groups that enter the loss: K of N responses per prompt, with all that is known.
+
+    Returns:
+        the groups, and how many prompts `num_responses.min_gap` left out.
+
+    Raises:
+        DataError: it left out all of them.
+    """
+    chosen = NumResponses.model_validate(context.params["num_responses"])
     pool = read_pool(context.inputs["pool"])
     scores = read_table(context.inputs["scores"] / SCORES)
     known = [name for name in scores.columns if name not in ("prompt_id", "index", "raw")]
@@ -144,28 +174,40 @@ def select_groups(context: Context) -> list[Group]:
         table = joined(table, other, ["prev_logp"])
     sampled = context.run.objective.needs.reference_sample
     groups = []
+    widest = 0.0
     for name, rows in grouped(table):
         sample_ids = None
         if sampled:
             # set apart before the choice, which looks at scores: what it leaves is no fair draw
             sample_ids, rows = list(rows["response_ids"].iloc[-1]), rows.iloc[:-1]
-        picked = select_indices(
-            rows["rank"].to_numpy(),
-            min(chosen["k"], len(rows)),
-            chosen["select"],
-            (SELECTION_SEED, name),
-        )
+        if chosen.min_gap:
+            # of the whole pool, so that every K trains on the same prompts
+            spread = gap(rows["reward"].to_numpy())
+            widest = max(widest, spread)
+            if spread < chosen.min_gap:
+                continue
+        picked = pick(rows, chosen, name, rows["index"].tolist())
         rows = rows.iloc[picked]
+        numbers = rows["index"].tolist()
+        if "responses" in context.params:
+            numbers = drawn_numbers((SELECTION_SEED, name), numbers)
         groups.append(
             Group(
                 prompt_id=name,
                 prompt_ids=list(rows["prompt_ids"].iloc[0]),
                 response_ids=as_lists(rows["response_ids"]),
                 ref_logps=rows["logp"].tolist(),
-                pool_index=rows["index"].tolist(),
+                pool_index=numbers,
                 prev_logps=None if previous is None else rows["prev_logp"].tolist(),
                 sample_ids=sample_ids,
                 **reward_fields(rows, picked),
             )
         )
-    return groups
+    dropped = pool["prompt_id"].nunique() - len(groups)
+    if not groups:
+        raise DataError(
+            f"num_responses.min_gap={chosen.min_gap} leaves out all {dropped} prompts; the widest "
+            f"gap between a best and a worst response is {widest:.3g} (in units of the training "
+            "reward). Use a smaller num_responses.min_gap"
+        )
+    return groups, dropped

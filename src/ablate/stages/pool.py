@@ -9,18 +9,23 @@ import pandas as pd
 from ablate.config.dataset import Pool
 from ablate.datasets import Prompt, open_dataset
 from ablate.models.loading import check_lengths, context_length
-from ablate.models.tokenizer import decode_response, encode_prompt, encode_response
-from ablate.sampling.sample import sample_responses
+from ablate.models.tokenizer import (
+    decode_response,
+    encode_prompt,
+    encode_response,
+    stop_token_ids,
+)
+from ablate.sampling.responses import statistics
+from ablate.sampling.sampler import open_sampler
 from ablate.stages.common import POOL, RESULT, load_policy, model_of
 from ablate.stages.context import Context
 from ablate.store.files import write_json
 from ablate.store.tables import write_table
 
-SAMPLE_BATCH = 256
-
 
 def run(context: Context) -> None:
-    """Writes pool.parquet: a row per prompt and response, with the exact tokens."""
+    """Writes pool.parquet, a row per prompt and response with the exact tokens, and result.json:
+    statistics of the pool, and what drew it."""
     started = time.monotonic()
     model, tokenizer = load_policy(model_of(context.inputs, "policy"), context.run)
     dataset = open_dataset(context.run.dataset)
@@ -29,6 +34,7 @@ def run(context: Context) -> None:
     prompts = part_of(prompts, context.params.get("part"))
     texts = {prompt.id: prompt.text for prompt in prompts}
     ids = {name: encode_prompt(tokenizer, text) for name, text in texts.items()}
+    drawn_by: dict[str, str] | None = None
     if "pool" not in context.params:
         given = [item for item in dataset.responses(split) if item.prompt_id in texts]
         rows = [
@@ -45,16 +51,15 @@ def run(context: Context) -> None:
             context_length(model),
             "prompt with room for its answer",
         )
-        sampled = sample_responses(
-            model,
-            tokenizer,
-            list(ids.items()),
-            pool.num_responses,
-            sampling=pool.sampling,
-            seed=context.params["seed"],
-            batch_size=SAMPLE_BATCH,
-            report=context.report,
-        )
+        with open_sampler(context.run.sampler, model, tokenizer) as sampler:
+            sampled = sampler.draw(
+                list(ids.items()),
+                pool.num_responses,
+                sampling=pool.sampling,
+                seed=context.params["seed"],
+                report=context.report,
+            )
+            drawn_by = sampler.described()
         rows = [
             (
                 item.prompt_id,
@@ -81,10 +86,13 @@ def run(context: Context) -> None:
     write_json(
         context.out / RESULT,
         {
-            "prompts": len(texts),
-            "responses": len(frame),
-            "tokens": int(frame["response_ids"].map(len).sum()),
-            "truncated": float((~frame["finished"]).mean()),
+            **statistics(
+                [row[0] for row in rows],
+                [row[3] for row in rows],
+                [row[4] for row in rows],
+                stop_token_ids(tokenizer),
+            ),
+            "sampler": drawn_by,
             "seconds": seconds,
         },
     )

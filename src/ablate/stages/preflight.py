@@ -7,10 +7,14 @@ from typing import Any
 
 from ablate.config.collection import round_prompts
 from ablate.config.dataset import DatasetConfig, LocalConfig
+from ablate.config.judge import JudgeConfig
 from ablate.config.reward import GoldReward, training_of, walk
 from ablate.config.run import RunConfig
 from ablate.datasets import SPLITS, PreferenceDataset, open_dataset
 from ablate.errors import DataError, ModelError
+from ablate.evaluation.http_client import read_key
+from ablate.stages.external import local_folder
+from ablate.stages.judging import labelled_by
 
 #: how many of the longest texts are tokenised
 MEASURED = 64
@@ -22,8 +26,12 @@ def check_data(run: RunConfig) -> None:
     Raises:
         DataError: responses that fall short of K, scores where there is only an order, too few
             prompts or labels in a split.
-        ModelError: a sequence that is longer than the model's context.
+        ModelError: a sequence that is longer than the model's context, a sampler that is missing.
     """
+    if run.sampler.kind == "vllm":
+        from ablate.sampling.vllm import check_installed
+
+        check_installed()
     dataset = _open(run.dataset)
     if isinstance(run.dataset, LocalConfig):
         fresh = run.collection.fresh
@@ -35,10 +43,12 @@ def check_data(run: RunConfig) -> None:
             for source in walk(run.reward)
             if isinstance(source, GoldReward) and source.scores_from == "data"
         ]
-        if of_data and not dataset.has_scores:
+        given = labelled_by(run) == "given"
+        if of_data and given and not dataset.has_scores:
             raise DataError(
                 f"{run.dataset.path} says only which response is better; reward=gold needs scores. "
-                "Use reward=labels, reward=explicit or reward=implicit"
+                "Use reward=labels, reward=explicit or reward=implicit, or "
+                "dataset.labelled_by=judge"
             )
     _check_context(run, dataset)
     wanted = ["train", "test"]
@@ -55,11 +65,30 @@ def check_data(run: RunConfig) -> None:
         )
 
 
+@functools.lru_cache(maxsize=4)
+def check_judge(judge: JudgeConfig, device: str) -> None:
+    """Refuses a judge that could not judge, before the work that leads up to it.
+
+    Raises:
+        ModelError: a classifier whose tokenizer does not fit it, or with several outputs.
+        JudgeError: an endpoint's key is not in the environment.
+    """
+    if judge.kind == "http":
+        read_key(judge.api_key_env)
+    if judge.kind == "hf":
+        from ablate.rewards.classifier import ClassifierSource
+
+        folder = Path(local_folder(judge.path, judge.revision, "judge.path"))
+        ClassifierSource(judge, folder, device, f"judge={judge.name}").check()
+
+
 def _check_labels(run: RunConfig, dataset: PreferenceDataset) -> None:
     """Learnt rewards and judges need comparisons, beside those held out to measure them."""
-    needed = {} if run.collection.fresh else {"train": 1}
-    if any(training_of(source) is not None for source in walk(run.reward)):
-        needed["reward"] = 2
+    needed: dict[str, int] = {}
+    if labelled_by(run) == "given":
+        needed = {} if run.collection.fresh else {"train": 1}
+        if any(training_of(source) is not None for source in walk(run.reward)):
+            needed["reward"] = 2
     if run.judge.kind == "preference":
         needed["judge"] = 2
     for split, least in needed.items():
@@ -120,7 +149,7 @@ def _token_counters(
     assert model.path is not None
     path = str(Path(model.path).expanduser())
     own = context_of_path(path, model.revision, model.trust_remote_code)
-    tokenizer = load_tokenizer(path, model.revision, model.trust_remote_code)
+    tokenizer = load_tokenizer(path, model.revision, model.trust_remote_code, model.thinking)
     limits = [limit for limit in (own, model.context_length) if limit is not None]
     return (
         lambda text: len(encode_prompt(tokenizer, text)),

@@ -13,6 +13,8 @@ class Kind:
     version: int
     work: str
     title: str
+    #: whether the work runs a trainer, which several processes may share
+    trains: bool = False
 
     def load(self) -> Callable[[Any], None]:
         """Imports the function that does the work (this is where torch comes in)."""
@@ -21,13 +23,13 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "sft": Kind(1, "ablate.stages.sft:run", "SFT policy"),
+    "sft": Kind(1, "ablate.stages.sft:run", "SFT policy", trains=True),
     "pool": Kind(1, "ablate.stages.pool:run", "response pool"),
     "labels": Kind(1, "ablate.stages.labels:run", "labels"),
-    "reward_model": Kind(2, "ablate.stages.reward_model:run", "reward model"),
+    "reward_model": Kind(2, "ablate.stages.reward_model:run", "reward model", trains=True),
     "scores": Kind(2, "ablate.stages.scores:run", "training rewards"),
     "ref_logps": Kind(1, "ablate.stages.ref_logps:run", "reference log-probs"),
-    "policy": Kind(1, "ablate.stages.policy:run", "policy"),
+    "policy": Kind(1, "ablate.stages.policy:run", "policy", trains=True),
     "select": Kind(1, "ablate.stages.select:run", "checkpoint selection"),
     "answers": Kind(1, "ablate.stages.answers:run", "SFT evaluation"),
     "evaluation": Kind(1, "ablate.stages.evaluation:run", "evaluation"),

@@ -54,6 +54,9 @@ def run(context: Context) -> None:
     report = within(context.report, 0.0, 0.95)
     train = _train_implicit if params["kind"] == "implicit" else _train_classifier
     steps, model, extra = train(context, pairs, report)
+    if not context.leads:
+        return
+    assert model is not None
     shutil.rmtree(context.out / "work", ignore_errors=True)
     write_table(steps, context.out / STEPS)
     write_json(
@@ -85,8 +88,11 @@ def _measured(model: Learnt, rows: pd.DataFrame) -> dict[str, Any]:
 
 def _train_classifier(
     context: Context, pairs: list[Pair], report: Report
-) -> tuple[pd.DataFrame, Learnt, dict[str, Any]]:
-    """By Bradley-Terry, by regression on standardised labels, or a general preference model."""
+) -> tuple[pd.DataFrame, Learnt | None, dict[str, Any]]:
+    """By Bradley-Terry, by regression on standardised labels, or a general preference model.
+
+    Like `_train_implicit`, it saves and returns the model where the process leads.
+    """
     kind, device = context.params["kind"], context.run.runtime.device
     tokenizer = load_tokenizer(str(context.inputs["init"] / MODEL))
     settings: RewardTraining | PreferenceTraining
@@ -108,11 +114,15 @@ def _train_classifier(
         work_dir=context.out / "work",
         report=report,
         dtype=context.run.base_model.dtype,
+        micro_batch_size=context.run.base_model.micro_batch_size,
+        gradient_checkpointing=context.run.base_model.gradient_checkpointing,
         device=device,
         outputs=dim,
         tau=settings.tau if isinstance(settings, PreferenceTraining) else None,
     )
     folder = context.out / MODEL
+    if not context.leads:
+        return steps, None, {}
     save_model(model, tokenizer, folder)
     if isinstance(settings, PreferenceTraining):
         return steps, GeneralPreference(folder, device, settings.tau), {"tau": settings.tau}
@@ -146,7 +156,7 @@ def _initial_folder(context: Context, start: str) -> Path:
 
 def _train_implicit(
     context: Context, pairs: list[Pair], report: Report
-) -> tuple[pd.DataFrame, Learnt, dict[str, Any]]:
+) -> tuple[pd.DataFrame, Learnt | None, dict[str, Any]]:
     """A policy trained on the comparisons by an objective; its implicit reward is the source."""
     init = context.inputs["init"] / MODEL
     model, tokenizer = load_policy(init, context.run)
@@ -174,6 +184,8 @@ def _train_implicit(
             f"the implicit reward's policy diverged at step {result.divergence.step}: "
             f"{result.divergence.reason}; lower reward.training.lr"
         )
+    if not context.leads:
+        return result.steps, None, {}
     result.checkpoints[-1][1].rename(context.out / MODEL)
     trained, _ = load_policy(context.out / MODEL, context.run)
     scorer = ImplicitScorer(trained, reference, tokenizer, objective.beta)

@@ -21,7 +21,7 @@ from ablate.config.reward import (
 from ablate.config.run import RunConfig
 from ablate.datasets.base import PreferenceDataset
 from ablate.errors import ConfigError
-from ablate.stages.external import classifier_content
+from ablate.stages.external import classifier_content, plain_classifier
 from ablate.stages.fingerprints import objective_content
 from ablate.stages.stage import Stage
 from ablate.store.layout import Layout
@@ -40,6 +40,8 @@ class Planner(Protocol):
     dataset: PreferenceDataset
     upstream: int
 
+    @property
+    def labelled(self) -> str: ...
     def stage(
         self, name: str, params: dict[str, Any], inputs: dict[str, Stage], role: str = ""
     ) -> Stage: ...
@@ -63,6 +65,11 @@ def plan_reward(planner: Planner, reward: RewardConfig, sft: Stage) -> "PlannedR
     """
     planned = PlannedReward({}, {})
     planned.params = _params(planner, Part(reward, 0), sft, (), planned.inputs)
+    shaping = planner.run.shaping
+    if shaping.kind != "none":
+        settings = shaping.identity()
+        settings.pop("name")
+        planned.params["shaping"] = settings
     return planned
 
 
@@ -104,7 +111,7 @@ def _params(
 def _own(planner: Planner, reward: RewardConfig, inputs: dict[str, Stage]) -> dict[str, Any]:
     """What a source of this kind is told beside its training and its parts."""
     if isinstance(reward, GoldReward):
-        if planner.dataset.has_responses and reward.scores_from == "data":
+        if planner.labelled == "given" and reward.scores_from == "data":
             return {"scores_from": "data"}
         inputs.update(planner.judge_inputs())
         return {"scores_from": "judge", "judge": planner.judge_content()}
@@ -113,13 +120,14 @@ def _own(planner: Planner, reward: RewardConfig, inputs: dict[str, Stage]) -> di
             return {"pattern": reward.pattern}
         return {"judge": planner.judge_content()}
     if isinstance(reward, ExplicitReward) and reward.path is not None:
-        content = classifier_content(reward.path, planner.layout)
-        if content == planner.judge_content().get("content"):
+        classifier = plain_classifier(reward.path, reward.output)
+        content = classifier_content(classifier, planner.layout)
+        if content["content"] == planner.judge_content().get("content"):
             raise ConfigError(
                 f"the classifier {reward.path} is the judge itself; a training reward that is the "
                 "judge is asked for by reward=gold"
             )
-        return {"content": content, "output": reward.output}
+        return {**content, "output": reward.output}
     if isinstance(reward, LengthReward):
         return {"target": reward.target}
     if isinstance(reward, FormatReward):

@@ -8,14 +8,15 @@ import pandas as pd
 
 from ablate.config.reward import ExplicitReward, RewardConfig, parts
 from ablate.config.run import RunConfig
+from ablate.config.shaping import ShapingConfig
 from ablate.datasets import open_dataset
-from ablate.evaluation.judges import open_judge
+from ablate.rewards.classifier import ClassifierScorer, ClassifierSource
 from ablate.rewards.scorers import (
-    ClassifierScorer,
     GeneralPreference,
     ImplicitScorer,
     RewardModelScorer,
 )
+from ablate.rewards.shaping import Shaper
 from ablate.rewards.sources import (
     EnsembleSource,
     FormatScorer,
@@ -33,7 +34,8 @@ from ablate.rewards.sources import (
 from ablate.rewards.table import Source, TrainingReward
 from ablate.stages.common import LABELS, MODEL, RESULT, load_policy
 from ablate.stages.context import Context
-from ablate.stages.external import model_folder
+from ablate.stages.external import model_folder, plain_classifier
+from ablate.stages.judging import labelled_by, open_planned
 from ablate.stages.reward_plan import input_name
 from ablate.store.files import read_json
 from ablate.store.tables import read_table
@@ -55,7 +57,11 @@ def open_reward(context: Context, splits: Sequence[str], fitted: bool = True) ->
         DataError, ModelError: a source that cannot be opened here.
     """
     opening = _Opening(context, splits)
-    reward = opening.reward(context.params["reward"], context.run.reward, ())
+    params = context.params["reward"]
+    reward = opening.reward(params, context.run.reward, ())
+    if "shaping" in params:
+        shaping = params["shaping"]
+        reward.shaper = Shaper(ShapingConfig.model_validate({**shaping, "name": shaping["kind"]}))
     if fitted:
         reward.restore(read_json(context.inputs["scores"] / RESULT)["fitted"])
     return reward
@@ -107,10 +113,10 @@ class _Opening:
             return KnownScores(self._known("label"), self._annotator())
         if kind == "gold":
             from_data = params["scores_from"] == "data"
-            return KnownScores(self._known("clean"), None) if from_data else self._judge()
+            return KnownScores(self._known("clean"), None) if from_data else self._judge(params)
         if kind == "verifier":
             if "pattern" not in params:
-                return Verified(self._judge())
+                return Verified(self._judge(params))
             return PatternVerifier(params["pattern"], self._references())
         if kind == "length":
             return LengthScorer(params["target"])
@@ -124,25 +130,27 @@ class _Opening:
         if "content" in params:
             assert isinstance(config, ExplicitReward)
             assert config.path is not None
-            folder = model_folder(config.path, params["content"])
-            return ClassifierScorer(folder, self.device, params["output"])
+            folder = Path(model_folder(config.path, params["content"]))
+            classifier = plain_classifier(config.path, params["output"])
+            source = ClassifierSource(classifier, folder, self.device, f"reward={config.name}")
+            return ClassifierScorer(source)
         return RewardModelScorer(self._model(path), self.device)
 
     def _model(self, path: tuple[str, ...]) -> Path:
         return self.inputs[input_name(path)] / MODEL
 
-    def _judge(self) -> Scorer:
-        model = self.inputs.get("judge")
+    def _judge(self, params: dict[str, Any]) -> Scorer:
         dataset = open_dataset(self.run.dataset)
-        return open_judge(self.run, dataset, self.splits, model and model / MODEL)
+        content = params.get("judge")
+        return open_planned(self.run, dataset, self.splits, content, self.inputs)
 
     def _annotator(self) -> Scorer | None:
         """Who orders answers that are new: the judge, unless nobody but the data has a say."""
-        if open_dataset(self.run.dataset).has_responses and not self.run.collection.fresh:
+        if labelled_by(self.run) == "given" and not self.run.collection.fresh:
             return None
         if self.run.judge.kind == "preference" and "judge" not in self.inputs:
             return None
-        return self._judge()
+        return self._judge({})
 
     def _known(self, column: str) -> dict[tuple[str, int], float]:
         """Labels of the stored pool, or the clean scores behind them, by prompt and place."""

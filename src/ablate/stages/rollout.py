@@ -4,16 +4,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablate.config.dataset import Sampling
+from ablate.config.sampler import SamplerConfig
+from ablate.config.selection import RULES, NumResponses
+from ablate.config.shaping import WHOLE_BATCH
 from ablate.datasets import Prompt, open_dataset
+from ablate.errors import ConfigError
 from ablate.models.tokenizer import decode_response, encode_prompt
 from ablate.rewards.table import Answer, RewardTable
-from ablate.sampling.sample import SampledResponse, sample_responses
+from ablate.sampling.responses import SampledResponse
+from ablate.sampling.sampler import open_sampler
 from ablate.sampling.select import select_indices
 from ablate.stages.context import Context
-from ablate.stages.pool import SAMPLE_BATCH, part_of
+from ablate.stages.pool import part_of
 from ablate.stages.reward_source import open_reward
 from ablate.training.groups import Group
 from ablate.training.online import FreshGroups, Visit
@@ -22,8 +28,9 @@ from ablate.training.online import FreshGroups, Visit
 #: K and seed of the policy chooses from the same order
 SELECTION_SEED = 0
 
-#: rewards of fresh answers; those to one prompt are compared with each other
-Score = Callable[[Sequence[Answer]], RewardTable]
+#: rewards of fresh answers, given the optimizer steps taken before they were drawn; those to one
+#: prompt are compared with each other
+Score = Callable[[Sequence[Answer], int], RewardTable]
 
 
 class PolicyRollout:
@@ -39,14 +46,15 @@ class PolicyRollout:
         prompts: Sequence[Prompt],
         score: Score,
         *,
-        num_responses: dict[str, Any],
+        num_responses: NumResponses,
+        sampler: SamplerConfig,
         num_samples: int,
         sampling: Sampling,
         seed: int,
     ) -> None:
         self.tokenizer, self.prompts, self.score = tokenizer, prompts, score
         self.num_responses, self.num_samples = num_responses, num_samples
-        self.sampling, self.seed = sampling, seed
+        self.sampler, self.sampling, self.seed = sampler, sampling, seed
         self.prompt_ids = [encode_prompt(tokenizer, prompt.text) for prompt in prompts]
 
     def groups(self, policy: PreTrainedModel, visits: Sequence[Visit]) -> list[Group]:
@@ -56,9 +64,8 @@ class PolicyRollout:
         made = []
         for visit, responses, rows in zip(visits, drawn, rewards, strict=True):
             name = self.prompts[visit.prompt].id
-            k = min(self.num_responses["k"], len(responses))
-            how = self.num_responses["select"]
-            picked = select_indices(rows["rank"].to_numpy(), k, how, (SELECTION_SEED, name))
+            numbers = [response.index for response in responses]
+            picked = pick(rows, self.num_responses, name, numbers)
             made.append(
                 Group(
                     prompt_id=name,
@@ -84,20 +91,16 @@ class PolicyRollout:
             (f"{self.prompts[visit.prompt].id}|{visit.number}", self.prompt_ids[visit.prompt])
             for visit in visits
         ]
-        found = sample_responses(
-            model,
-            self.tokenizer,
-            keyed,
-            count,
-            sampling=self.sampling,
-            seed=self.seed,
-            batch_size=SAMPLE_BATCH,
-            first_index=first_index,
-        )
+        with open_sampler(self.sampler, model, self.tokenizer) as sampler:
+            found = sampler.draw(
+                keyed, count, sampling=self.sampling, seed=self.seed, first_index=first_index
+            )
         return [found[start : start + count] for start in range(0, len(found), count)]
 
     def rewards(
-        self, visits: Sequence[Visit], drawn: Sequence[Sequence[SampledResponse]]
+        self,
+        visits: Sequence[Visit],
+        drawn: Sequence[Sequence[SampledResponse]],
     ) -> list[pd.DataFrame]:
         """The training rewards of fresh responses: the one place where they are made.
 
@@ -113,7 +116,7 @@ class PolicyRollout:
                 for place in places
                 for response in drawn[place]
             ]
-            columns = self.score(answers).columns()
+            columns = self.score(answers, visits[places[0]].step).columns()
             start = 0
             for place in places:
                 tables[place] = columns.iloc[start : start + len(drawn[place])]
@@ -125,6 +128,24 @@ class PolicyRollout:
         text = decode_response(self.tokenizer, response.ids)
         ids = self.prompt_ids[visit.prompt]
         return Answer(prompt.id, prompt.text, ids, text, response.ids)
+
+
+def pick(rows: pd.DataFrame, chosen: NumResponses, name: str, numbers: Sequence[int]) -> list[int]:
+    """Places of the K responses of a prompt that enter the loss.
+
+    Args:
+        rows: the columns of a `RewardTable`, a row per response.
+        numbers: of each response in its pool or refresh.
+    """
+    column = "reward" if RULES[chosen.select] == "scores" else "rank"
+    return select_indices(
+        rows[column].to_numpy(),
+        min(chosen.k, len(rows)),
+        chosen.select,
+        (SELECTION_SEED, name),
+        names=numbers,
+        rso_beta=chosen.rso_beta,
+    )
 
 
 def reward_fields(rows: pd.DataFrame, picked: list[int]) -> dict[str, Any]:
@@ -147,15 +168,31 @@ def reward_fields(rows: pd.DataFrame, picked: list[int]) -> dict[str, Any]:
 
 def fresh_groups(context: Context, tokenizer: PreTrainedTokenizerBase) -> FreshGroups:
     """The source of groups of an online policy stage."""
-    drawing, chosen = context.params["collection"], context.params["num_responses"]
+    drawing = context.params["collection"]
+    chosen = NumResponses.model_validate(context.params["num_responses"])
     prompts = part_of(open_dataset(context.run.dataset).prompts("train"), drawing["part"])
+    reward = open_reward(context, ["train"])
+    if reward.shaper is not None:
+        _refuse_shares(context)
     rollout = PolicyRollout(
         tokenizer,
         prompts,
-        open_reward(context, ["train"]).score,
+        reward.score,
         num_responses=chosen,
-        num_samples=drawing["num_samples"] or chosen["k"],
+        sampler=context.run.sampler,
+        num_samples=drawing["num_samples"] or chosen.k,
         sampling=Sampling.model_validate(drawing["sampling"]),
         seed=context.params["seed"],
     )
     return FreshGroups(len(prompts), drawing["refresh_every"], rollout)
+
+
+def _refuse_shares(context: Context) -> None:
+    """Each process rewards its share of a step's responses; some shapers look at all of them."""
+    shaping = context.params["reward"]["shaping"]["kind"]
+    alone = not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
+    if shaping in WHOLE_BATCH and not alone:
+        raise ConfigError(
+            f"shaping={shaping} looks at all responses of a step, but with several processes each "
+            "rewards its share. Use one process, or shaping=slpo, truncation or budget"
+        )

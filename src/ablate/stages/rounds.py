@@ -80,6 +80,7 @@ class Rounds:
                 inputs |= {"scores": scores, **self.reward.inputs, **self._annotator()}
                 params["collection"] = {
                     **self.config.drawing(self.run.dataset.pool.sampling),
+                    **self.planner.sampler(),
                     "prompts": self.planner.dataset.identity("train"),
                     "part": part,
                 }
@@ -90,6 +91,9 @@ class Rounds:
                 pool = self._pool(before, part, number, title)
                 scores = self._scores(pool, title)
                 inputs |= {"pool": pool, "scores": scores}
+                if "pool" not in pool.params:
+                    # the order of sampled responses means nothing; a file's may be their ranking
+                    params["responses"] = "given"
                 inputs["ref_logps"] = self._logps(pool, fixed, title)
                 if self.run.objective.needs.previous:
                     inputs["prev_logps"] = self._logps(pool, before, title)
@@ -141,6 +145,7 @@ class Rounds:
             params["curve"] = {"every": self.config.curve_every, **answering}
             params["reward"] = self.reward.params
             inputs |= {"sft": self.sft, **planner.judge_inputs(), **self.reward.inputs}
+            inputs |= planner.compared()
         policy = planner.stage(
             "policy",
             {

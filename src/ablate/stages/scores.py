@@ -22,10 +22,10 @@ def run(context: Context) -> None:
     """Writes scores.parquet and result.json.
 
     scores.parquet: prompt_id, index, raw (as the source says it), and the columns of a
-    `RewardTable`: rank, and where the source gives them reward (normalised), extra_rewards and
-    win_probs. result.json: the fitted numbers that normalise rewards of any answers (`fitted`),
-    how well the source agrees with the labels of this pool (`agreement`), and what its learnt
-    parts say of themselves (`learnt`).
+    `RewardTable`: rank, and where the source gives them reward (shaped and normalised),
+    extra_rewards and win_probs. result.json: the fitted numbers that normalise rewards of any
+    answers (`fitted`), how well the source agrees with the labels of this pool (`agreement`), what
+    its learnt parts say of themselves (`learnt`), and how far shaping went.
     """
     pool = read_pool(context.inputs["pool"])
     rows = labelled(pool, context.inputs["labels"])
@@ -45,6 +45,7 @@ def run(context: Context) -> None:
             "kind": context.params["reward"]["kind"],
             "scale": fitted["scale"],
             "fitted": fitted,
+            "shaping": None if reward.shaper is None else _told(reward, rows),
             "pair_accuracy": agreed["accuracy"],
             "correlation": float(np.corrcoef(raw, label)[0, 1]) if varied else None,
             "agreement": agreed,
@@ -56,6 +57,20 @@ def run(context: Context) -> None:
             },
         },
     )
+
+
+def _told(reward: TrainingReward, pool: pd.DataFrame) -> dict[str, float | None]:
+    """How far shaping went: means, and what length has to do with the reward of right answers."""
+    assert reward.raw is not None
+    assert reward.shaped is not None
+    right, tokens = reward.raw == 1, pool["response_ids"].map(len).to_numpy()
+    shaped = reward.shaped[right]
+    varied = right.any() and np.ptp(shaped) > 0 and np.ptp(tokens[right]) > 0
+    return {
+        "mean_before": float(reward.raw.mean()),
+        "mean_after": float(reward.shaped.mean()),
+        "length_correlation": float(np.corrcoef(shaped, tokens[right])[0, 1]) if varied else None,
+    }
 
 
 def disagreement(reward: TrainingReward, table: RewardTable) -> dict[str, Any] | None:

@@ -3,10 +3,10 @@
 from ablate.config.dataset import Sampling
 from ablate.datasets import open_dataset
 from ablate.evaluation.answers import answer_prompts, held_out_prompts
-from ablate.evaluation.judges import open_judge
-from ablate.stages.common import MODEL, RESULT, load_policy, within
+from ablate.stages.common import RESULT, load_policy, within
 from ablate.stages.context import Context
-from ablate.stages.evaluation import training_reward
+from ablate.stages.evaluation import opponents, training_reward
+from ablate.stages.judging import judge_of
 from ablate.store.files import read_json, write_json
 
 
@@ -20,10 +20,8 @@ def run(context: Context) -> None:
     params = context.params
     dataset = open_dataset(context.run.dataset)
     prompts = held_out_prompts(dataset, params["splits"])
-    model_folder = context.inputs.get("judge")
-    judge = open_judge(
-        context.run, dataset, list(params["splits"]), model_folder and model_folder / MODEL
-    )
+    judge = judge_of(context, dataset, list(params["splits"]))
+    others = opponents(context)
     steps = read_json(context.inputs["policy"] / RESULT)["checkpoints"]
     curve: dict[int, float] = {}
     for number, step in enumerate(steps):
@@ -33,9 +31,11 @@ def run(context: Context) -> None:
             tokenizer,
             prompts,
             samples_per_prompt=params["samples_per_prompt"],
+            sampler=context.run.sampler,
             sampling=Sampling.model_validate(params["sampling"]),
             seed=params["seed"],
             judge=judge,
+            opponents=others,
             report=within(context.report, number / len(steps), (number + 1) / len(steps)),
         )
         values = answers["judge_score"].to_numpy()
@@ -50,5 +50,6 @@ def run(context: Context) -> None:
             "step": best,
             "by": "training_reward" if "reward" in params else "judge",
             "valid_reward": {str(step): value for step, value in curve.items()},
+            "judging": judge.tally.plain(),
         },
     )

@@ -1,6 +1,7 @@
 """Stage `sft`: the base model, fine-tuned on demonstrations; initial policy and reference."""
 
 import time
+from typing import Any
 
 from ablate.config.model import SFT
 from ablate.datasets import open_dataset
@@ -22,6 +23,7 @@ from ablate.stages.external import model_folder
 from ablate.store.files import write_json
 from ablate.store.tables import write_table
 from ablate.training.sft import train_sft
+from ablate.trl_compat.arguments import world_size
 
 
 def run(context: Context) -> None:
@@ -36,9 +38,9 @@ def run(context: Context) -> None:
         assert base.path is not None
         folder = model_folder(base.path, context.params["model"]["content"])
         code = base.trust_remote_code
-        tokenizer = load_tokenizer(folder, None, code)
+        tokenizer = load_tokenizer(folder, None, code, base.thinking)
         model = load_model(folder, base.dtype, None, code, context.run.runtime.device)
-    result: dict[str, float] = {"steps": 0}
+    result: dict[str, Any] = {"steps": 0}
     sft = SFT.model_validate(context.params["sft"])
     if sft.steps > 0:
         examples = [
@@ -53,7 +55,12 @@ def run(context: Context) -> None:
             seed=seed,
             work_dir=context.out / "work",
             report=context.report,
+            lora=base.lora,
+            micro_batch_size=base.micro_batch_size,
+            gradient_checkpointing=base.gradient_checkpointing,
         )
+        if not context.leads:
+            return
         write_table(steps, context.out / STEPS)
         result |= {"steps": sft.steps, "final_loss": float(steps["loss"].iloc[-1])}
     save_model(model, tokenizer, context.out / MODEL)
@@ -62,6 +69,8 @@ def run(context: Context) -> None:
         {
             **result,
             "weights": weights_digest(model),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "processes": world_size(),
             "num_parameters": sum(p.numel() for p in model.parameters()),
             "seconds": time.monotonic() - started,
         },

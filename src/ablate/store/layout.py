@@ -20,6 +20,7 @@ class Layout:
     runs/<identity>/<revision>/ published records: record.json, train.parquet, eval.parquet
     attempts/<identity>/<n>/    attempts at runs: log and cause of those that failed
     sweeps/<name>/              frozen runs of a sweep
+    cache/verdicts/<judge>/     what a judge said of an answer, asked once for all runs
     """
 
     root: Path
@@ -59,6 +60,10 @@ class Layout:
     @property
     def cache(self) -> Path:
         return self.root / "cache"
+
+    @property
+    def verdicts(self) -> Path:
+        return self.cache / "verdicts"
 
 
 def check_writable(layout: Layout, min_free_mb: int) -> None:

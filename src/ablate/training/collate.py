@@ -21,6 +21,7 @@ _GRIDS: dict[str, tuple[str, float, torch.dtype]] = {
 #: lists per response by their names in `PromptGroup`: the field of a group
 _DEEP = {
     "token_ref_logps": "ref_token_logps",
+    "old_token_logps": "old_token_logps",
     "win_probs": "win_probs",
     "extra_rewards": "extra_rewards",
     "token_weights": "token_weights",
@@ -39,6 +40,10 @@ class GroupCollator:
     (row · K + column of each response) and, by their names in `PromptGroup`, what is known of the
     responses. The last S rows are texts beside the responses (a gold response, a rationale):
     `gold_row` int[B] says which row is a prompt's gold response.
+
+    Positions beyond the order are fillers: they keep processes in step on an uneven last batch.
+    Their tokens are those of the order's last group, and no response of theirs is present
+    (`mask` is False throughout the row), so `prompt_group` leaves them out.
     """
 
     def __init__(
@@ -56,9 +61,11 @@ class GroupCollator:
         self.partner_ref_logps = partner_ref_logps
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        positions = [int(example["index"]) for example in examples]
+        asked = [int(example["index"]) for example in examples]
+        positions = [min(position, len(self.order) - 1) for position in asked]
         chosen = [self.groups[self.order[position]] for position in positions]
         batch = self._fields(chosen)
+        batch["mask"] &= torch.tensor([position < len(self.order) for position in asked])[:, None]
         if self.partners is not None and self.partner_ref_logps is not None:
             pairs = []
             reference = []
@@ -116,8 +123,19 @@ def _deep_grid(rows: Sequence[Sequence[Sequence[float]]], width: int) -> Tensor:
     return grid
 
 
+def real_prompts(batch: dict[str, Tensor]) -> Tensor:
+    """bool[B]: the prompts of a micro-batch that are no fillers."""
+    return batch["mask"].any(dim=1)
+
+
+def real_sequences(batch: dict[str, Tensor]) -> Tensor:
+    """bool[R + S]: the rows of `input_ids` that belong to prompts that are no fillers."""
+    sides = [real_prompts(batch) for name in SIDE_TEXTS if f"{name}_row" in batch]
+    return torch.cat([batch["mask"].flatten()[batch["cell"]], *sides])
+
+
 def prompt_group(batch: dict[str, Tensor], logps: Tensor, **computed: Tensor) -> PromptGroup:
-    """The objective's view of a micro-batch.
+    """The objective's view of a micro-batch; fillers are not part of it.
 
     Args:
         logps: float32[B, K], log π_θ of each response (0 where absent).
@@ -125,7 +143,7 @@ def prompt_group(batch: dict[str, Tensor], logps: Tensor, **computed: Tensor) ->
     """
     names = ("lengths", "mask", "gold_lengths", *_GRIDS, *_DEEP)
     known = {name: batch[name] for name in names if name in batch}
-    return PromptGroup(
+    group = PromptGroup(
         policy_logps=logps,
         kl_logps=batch.get("kl_logps"),
         kl_ref_logps=batch.get("kl_ref_logps"),
@@ -133,3 +151,5 @@ def prompt_group(batch: dict[str, Tensor], logps: Tensor, **computed: Tensor) ->
         **known,
         **computed,
     )
+    real = real_prompts(batch)
+    return group if bool(real.all()) else group.rows(real)

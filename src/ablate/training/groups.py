@@ -16,6 +16,7 @@ _PER_RESPONSE = (
     "ranks",
     "pool_index",
     "ref_token_logps",
+    "old_token_logps",
     "prev_logps",
     "win_probs",
     "extra_rewards",
@@ -47,6 +48,8 @@ class Group:
     pool_index: list[int] | None = None
     #: log π_ref per token, for objectives that need it
     ref_token_logps: list[list[float]] | None = None
+    #: per-token log-probs under the policy that drew the responses; None where they are fresh
+    old_token_logps: list[list[float]] | None = None
     #: log π(y|x) under the policy of the round before
     prev_logps: list[float] | None = None
     #: [K][K]: probability that one response beats another, ½ on the diagonal
@@ -116,7 +119,7 @@ def check_groups(groups: Sequence[Group]) -> None:
 def _check_shapes(group: Group) -> None:
     """What has an entry per token or per other response must fit the responses."""
     lengths = [len(ids) for ids in group.response_ids]
-    for name in ("ref_token_logps", "token_weights", "token_kl_weights"):
+    for name in ("ref_token_logps", "old_token_logps", "token_weights", "token_kl_weights"):
         rows = getattr(group, name)
         if rows is not None and [len(row) for row in rows] != lengths:
             raise DataError(

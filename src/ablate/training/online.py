@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablate.objectives import Objective
+from ablate.training.behaviour import with_behaviour
 from ablate.training.collate import GroupCollator
 from ablate.training.groups import Group
 from ablate.training.source import (
@@ -28,6 +29,8 @@ class Visit:
 
     prompt: int
     number: int
+    #: optimizer steps taken before its responses are drawn
+    step: int = 0
 
 
 class Rollout(Protocol):
@@ -55,8 +58,9 @@ class OnlineGroups:
     """Groups drawn from the current policy every `refresh_every` steps and held fixed.
 
     The responses of the coming steps are drawn at once; their log-probs enter each step's loss
-    under the policy of that step, without importance ratios. Neither micro-batches nor the number
-    of processes change what is drawn.
+    under the policy of that step. Objectives with importance ratios are given those under the
+    policy that drew them, unless each draw serves one step, where the ratio is 1. Neither
+    micro-batches nor the number of processes change what is drawn.
 
     Args:
         order: places of prompts, whole batches of `batch_size`.
@@ -85,7 +89,7 @@ class OnlineGroups:
         self._first = step * self.batch_size
         last = min(self._first + every * self.batch_size, len(self.order))
         visits = [
-            Visit(self.order[place], place // self.fresh.count)
+            Visit(self.order[place], place // self.fresh.count, step)
             for place in range(self._first, last)
         ]
         with trainer.live() as policy:
@@ -136,6 +140,8 @@ class OnlineGroups:
                 replace(group, prev_logps=[sum(row) for row in rows])
                 for group, rows in zip(groups, drawn, strict=True)
             ]
+        if self.objective.needs.behaviour and self.fresh.refresh_every > 1:
+            groups = with_behaviour(policy, self.tokenizer, groups, attached=True)
         with self._reference(policy) as reference:
             if self.objective.needs.reference_sample:
                 extra = self.fresh.rollout.single(reference, visits)

@@ -16,6 +16,7 @@ from ablate.config.model import Lora
 from ablate.config.training import TrainingConfig
 from ablate.errors import ConfigError
 from ablate.objectives import Objective
+from ablate.training.behaviour import Behaviour, of_behaviour
 from ablate.training.collate import GroupCollator
 from ablate.training.groups import Group, presentation_order
 from ablate.training.lora import lora_config
@@ -36,6 +37,7 @@ from ablate.trl_compat.arguments import (
     common_arguments,
     deterministic_algorithms,
     micro_batch,
+    padded_count,
 )
 from ablate.trl_compat.quiet import quiet
 
@@ -73,6 +75,7 @@ def train_policy(
     seed: int,
     work_dir: Path,
     lora: Lora | None = None,
+    behaviour: Behaviour = "given",
     reference: PreTrainedModel | None = None,
     curve: Curve | None = None,
     report: Report | None = None,
@@ -85,12 +88,13 @@ def train_policy(
     pairs and of tokens. A loss under `objective.loss_floor`, or one that is not finite, ends the
     training as diverged. Checkpoints are whole model folders `work_dir/checkpoints/step-00050`
     (adapters merged), there after every `checkpoint_every` steps and after the last. Same
-    arguments, same weights on the same machine and thread count. With several processes, a last
-    batch that does not divide is filled up from the first.
+    arguments, same weights on the same machine and thread count. With several processes, fillers
+    that weigh nothing make up a last batch that does not divide.
 
     Args:
         groups: prompts with their responses, whose reference log-probs come with them; or how
             groups are drawn from the policy as it stands (then every batch is a whole one).
+        behaviour: who drew groups that come as a list, for objectives with importance ratios.
         reference: a frozen model; None takes the initial weights.
         curve: measured before the first step, every so many steps and after the last.
         report: called after each step with (steps done, steps in all, the step's metrics).
@@ -107,9 +111,9 @@ def train_policy(
     optimisation = _optimisation(training)
     micro_batch(optimisation)
     fresh = isinstance(groups, FreshGroups)
-    # the initial weights are kept where they are asked for again: to score fresh responses
-    # (adapters are simply switched off for that), or for whole distributions, too many to store
-    if reference is None and ((fresh and lora is None) or objective.needs.token_kl):
+    # the initial weights are kept where they are asked for again: to score fresh responses, or for
+    # whole distributions, too many to store; adapters are simply switched off for that
+    if reference is None and lora is None and (fresh or objective.needs.token_kl):
         reference = copy.deepcopy(model).requires_grad_(False)
     source: GroupSource
     if isinstance(groups, FreshGroups):
@@ -118,6 +122,7 @@ def train_policy(
     else:
         check_fit(groups, objective, model)
         order, steps = _plan(len(groups), training, seed)
+        groups = of_behaviour(model, tokenizer, groups, objective, behaviour)
         frozen = model if reference is None else reference
         groups = with_reference(frozen, tokenizer, read_by(groups, objective), objective)
         pairs = mismatched(groups, order, training.batch_size, objective, frozen, tokenizer)
@@ -161,7 +166,7 @@ def train_policy(
             objective=objective,
             reference=reference if objective.needs.token_kl else None,
             source=source,
-            num_positions=len(order),
+            num_positions=padded_count(len(order), optimisation),
             tokenizer=tokenizer,
             callbacks=[watch, pause],
             peft_config=None if lora is None else lora_config(lora),

@@ -13,10 +13,17 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablate.errors import ConfigError, DataError
-from ablate.models.loading import check_lengths, context_length, resolve_device
+from ablate.models.loading import check_lengths, context_length, resolve_device, resolve_dtype
 from ablate.training.groups import presentation_order
 from ablate.training.table import Report, StepTable
-from ablate.trl_compat.arguments import Optimisation, common_arguments
+from ablate.trl_compat.arguments import (
+    Optimisation,
+    common_arguments,
+    fitting_micro_batch,
+    micro_batch,
+    padded_count,
+    world_size,
+)
 from ablate.trl_compat.quiet import quiet
 
 
@@ -64,6 +71,8 @@ def train_reward_model(
     device: str = "auto",
     outputs: int = 1,
     tau: float | None = None,
+    micro_batch_size: int | None = None,
+    gradient_checkpointing: bool = False,
 ) -> tuple[PreTrainedModel, pd.DataFrame]:
     """Train a sequence classifier, started from a causal model's weights.
 
@@ -71,7 +80,11 @@ def train_reward_model(
     `regression` takes scored responses and minimises (r − score)²; `preference` takes comparisons,
     gives each response an embedding of `outputs` numbers and maximises log σ(s/tau), s the
     general preference score (arXiv 2410.02197). AdamW at a constant rate; the head is drawn from
-    `seed`.
+    `seed`. With several processes, fillers that weigh nothing make up a last batch that does not
+    divide.
+
+    Args:
+        micro_batch_size: examples per forward pass and process at most; None: all of a step.
 
     Returns:
         the model (in evaluation mode) and one row per step.
@@ -87,7 +100,9 @@ def train_reward_model(
     model = classifier_from_causal(
         str(model_dir), pad_token_id=pad, seed=seed, outputs=outputs, dtype=torch.float32
     )
-    model.to(resolve_device(device))
+    place = resolve_device(device)
+    kept_dtype = resolve_dtype(dtype, place)
+    model.to(place)
     rows = [_sequences(example) for example in examples]
     check_lengths((len(ids) for row in rows for ids in row), context_length(model))
     steps = math.ceil(math.ceil(len(rows) * settings.epochs) / settings.batch_size)
@@ -97,17 +112,22 @@ def train_reward_model(
         schedule="constant",
         warmup_steps=0,
         batch_size=settings.batch_size,
-        micro_batch_size=None,
+        micro_batch_size=fitting_micro_batch(settings.batch_size, micro_batch_size),
         weight_decay=0.0,
         max_grad_norm=1.0,
+        gradient_checkpointing=gradient_checkpointing,
     )
+    parts = world_size() * micro_batch(optimisation)[1]
 
     def collate(positions: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        places = [order[position["index"]] for position in positions]
+        asked = [int(position["index"]) for position in positions]
+        places = [order[min(place, len(order) - 1)] for place in asked]
         batch = _pad([rows[place][side] for side in range(len(rows[0])) for place in places], pad)
         if settings.loss == "regression":
             scores = [getattr(examples[place], "score") for place in places]  # noqa: B009
             batch["labels"] = torch.tensor(scores, dtype=torch.float32)
+        if parts > 1:
+            batch["weights"] = torch.tensor([float(place < len(order)) for place in asked])
         return batch
 
     table = StepTable(report)
@@ -119,13 +139,13 @@ def train_reward_model(
             seed=seed,
             max_steps=steps,
             model=model,
-            mixed_bf16=dtype == "bfloat16",
+            mixed_bf16=kept_dtype == torch.bfloat16,
         )
         trainer = TokenRewardTrainer(
             model,
             arguments,
             collator=collate,
-            num_positions=len(order),
+            num_positions=padded_count(len(order), optimisation),
             tokenizer=tokenizer,
             callbacks=[table],
             preference_tau=tau,
@@ -134,7 +154,7 @@ def train_reward_model(
             trainer.train()
         finally:
             trainer.release()
-    return model.to(getattr(torch, dtype)), table.frame()
+    return model.to(kept_dtype), table.frame()
 
 
 def _check(examples: Sequence[Any], loss: str) -> None:

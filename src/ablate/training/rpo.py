@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ablate.groups import PromptGroup
-from ablate.objectives import Objective, ObjectiveState, response_scales
-from ablate.training.collate import SIDE_TEXTS, prompt_group
+from ablate.objectives import Objective, ObjectiveState, response_scales, token_scales
+from ablate.training.collate import SIDE_TEXTS, prompt_group, real_prompts, real_sequences
 from ablate.training.source import GroupSource
 from ablate.training.token_kl import token_logps_and_kl
 from ablate.trl_compat.dpo import GroupTrainer
@@ -113,11 +113,14 @@ class RPOTrainer(GroupTrainer):
         whole = _concatenate(pieces)
         state = self.objective_state.update(whole)
         output = self.objective(whole, state)
-        scales = response_scales(self.objective, whole, state)
+        by_token = self.objective.needs.tokens
+        scales = (token_scales if by_token else response_scales)(self.objective, whole, state)
         start = mine
         for batch in batches:
-            rows, columns = batch["mask"].shape
+            rows, columns = int(real_prompts(batch).sum()), batch["mask"].shape[1]
             batch["scales"] = scales[start : start + rows, :columns]
+            if by_token:
+                batch["scales"] = batch["scales"][..., : int(batch["lengths"].max())]
             start += rows
         self.window_loss = output.loss.detach()
         self._share = 1 / len(batches)
@@ -142,14 +145,18 @@ class RPOTrainer(GroupTrainer):
     ) -> Tensor:
         group = self._group(model, inputs)
         processes = self.accelerator.num_processes
-        self._tokens += _row_lengths(inputs["completion_mask"]).sum()
+        counted = _row_lengths(inputs["completion_mask"]) * real_sequences(inputs)
+        self._tokens += counted.sum()
         self._last_inputs = inputs
         self._seen.append(_detached(group))
+        if not group.num_prompts:
+            # nothing but fillers: no loss, yet the other processes wait for this one's backward
+            return group.policy_logps.sum() + self._window_share()
         if "scales" in inputs and self.window_loss is not None:
-            logps = group.policy_logps
+            logps = group.policy_logps if group.token_logps is None else group.token_logps
             surrogate = (inputs["scales"].to(logps.dtype) * logps).sum() * processes
             # the value is this micro-batch's share of the loss, the gradient the surrogate's
-            return surrogate - surrogate.detach() + self.window_loss * self._share
+            return surrogate - surrogate.detach() + self._window_share()
         if self.objective.stateful:
             self.objective_state.update(self._seen[-1])
         output = self.objective(group, self.objective_state.values)
@@ -161,6 +168,10 @@ class RPOTrainer(GroupTrainer):
         usable = output.usable.sum() if total is None else total
         # DDP averages gradients over processes, while the denominator counts all their prompts
         return output.per_prompt.sum() / usable.clamp(min=1) * processes
+
+    def _window_share(self) -> Tensor | float:
+        """This micro-batch's share of the loss that the first of two passes found."""
+        return 0.0 if self.window_loss is None else self.window_loss * self._share
 
     def _group(self, model: Any, batch: dict[str, Tensor]) -> PromptGroup:
         """The micro-batch with all that the objective needs to know of the policy."""
@@ -284,7 +295,10 @@ class RPOTrainer(GroupTrainer):
         model = self.model_wrapped if sharded else self.accelerator.unwrap_model(self.model)
         with self.compute_loss_context_manager(), torch.set_grad_enabled(not sharded):
             group = self._group(model, self._last_inputs)
-            loss = self.objective(group, self.objective_state.values).loss
+            if group.num_prompts:
+                loss = self.objective(group, self.objective_state.values).loss
+            else:
+                loss = group.policy_logps.sum()
         good = torch.isfinite(loss.detach())
         if not sharded:
             parameters = [p for p in model.parameters() if p.requires_grad]

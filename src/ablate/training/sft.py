@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ablate.config.model import SFT
+from ablate.config.model import SFT, Lora
 from ablate.errors import DataError
 from ablate.models.loading import check_lengths, context_length
 from ablate.models.logps import pad_rows
 from ablate.training.groups import presentation_order
+from ablate.training.lora import lora_config, merge
 from ablate.training.table import Report, StepTable
-from ablate.trl_compat.arguments import Optimisation, common_arguments
+from ablate.trl_compat.arguments import Optimisation, common_arguments, fitting_micro_batch
 from ablate.trl_compat.quiet import quiet
 
 #: (prompt ids, response ids with the end token)
@@ -32,11 +33,18 @@ def train_sft(
     seed: int,
     work_dir: Path,
     report: Report | None = None,
+    lora: Lora | None = None,
+    micro_batch_size: int | None = None,
+    gradient_checkpointing: bool = False,
 ) -> pd.DataFrame:
     """Train `model` in place for `sft.steps` optimizer steps; AdamW, constant rate after warm-up.
 
     Examples are drawn by one seeded shuffle after another. The loss is the mean over response
-    tokens of the batch. A bfloat16 model is trained with float32 master weights and cast back.
+    tokens of the batch. A bfloat16 model is trained with float32 master weights and cast back;
+    with `lora`, adapters are trained and then merged into the weights.
+
+    Args:
+        micro_batch_size: examples per forward pass and process at most; None: all of a step.
 
     Returns:
         one row per step: step, loss (nats per token), grad_norm, lr, token_accuracy, seconds …
@@ -60,9 +68,10 @@ def train_sft(
         schedule="constant_with_warmup" if sft.warmup_steps else "constant",
         warmup_steps=sft.warmup_steps,
         batch_size=sft.batch_size,
-        micro_batch_size=None,
+        micro_batch_size=fitting_micro_batch(sft.batch_size, micro_batch_size),
         weight_decay=sft.weight_decay,
         max_grad_norm=1.0,
+        gradient_checkpointing=gradient_checkpointing,
     )
     pad = int(tokenizer.pad_token_id)
 
@@ -80,7 +89,8 @@ def train_sft(
     from ablate.trl_compat.sft import TokenSFTTrainer
 
     dtype = next(model.parameters()).dtype
-    model.float()
+    if lora is None:
+        model.float()
     table = StepTable(report)
     Path(work_dir).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".trainer-", dir=work_dir) as scratch, quiet():
@@ -99,10 +109,13 @@ def train_sft(
             num_positions=len(order),
             tokenizer=tokenizer,
             callbacks=[table],
+            peft_config=None if lora is None else lora_config(lora),
         )
         try:
             trainer.train()
         finally:
             trainer.release()
+    if lora is not None:
+        merge(trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False))
     model.to(dtype)
     return table.frame()

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ablate.training.lora import without_adapters
+
 
 def token_logps_and_kl(
     model: Any, reference: Any, input_ids: Tensor, completion_mask: Tensor
@@ -15,7 +17,7 @@ def token_logps_and_kl(
 
     Args:
         model: the policy; gradients flow through both results.
-        reference: a frozen model.
+        reference: a frozen model; None: the policy with its adapters switched off.
         input_ids: int[R, L], padded on the right.
         completion_mask: bool[R, L], True at the tokens of the response.
 
@@ -24,8 +26,8 @@ def token_logps_and_kl(
     """
     shown = completion_mask[:, 1:]
     policy = _log_softmax(model, input_ids, shown)
-    with torch.no_grad():
-        fixed = _log_softmax(reference, input_ids, shown)
+    with without_adapters(model) if reference is None else torch.no_grad() as base:
+        fixed = _log_softmax(base if reference is None else reference, input_ids, shown)
     targets = input_ids[:, 1:][shown]
     logps = policy.gather(1, targets[:, None])[:, 0]
     divergence = (fixed.exp() * (fixed - policy)).sum(dim=1)

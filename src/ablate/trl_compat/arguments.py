@@ -33,6 +33,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def sharded() -> bool:
+    """Whether trainers shard models over the processes (FSDP), as accelerate is told."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
 def micro_batch(optimisation: Optimisation) -> tuple[int, int]:
     """Examples per forward pass and process, and forward passes per optimizer step.
 
@@ -43,8 +48,8 @@ def micro_batch(optimisation: Optimisation) -> tuple[int, int]:
     batch = optimisation.batch_size
     if batch % processes:
         raise ConfigError(
-            f"training.batch_size={batch} does not divide among {processes} processes; take a "
-            f"multiple of {processes}"
+            f"a batch of {batch} does not divide among {processes} processes; take a multiple of "
+            f"{processes} (training.batch_size={batch})"
         )
     share = batch // processes
     micro = optimisation.micro_batch_size or share
@@ -54,6 +59,30 @@ def micro_batch(optimisation: Optimisation) -> tuple[int, int]:
             f"{processes} processes has of training.batch_size={batch}"
         )
     return micro, share // micro
+
+
+def fitting_micro_batch(batch_size: int, wanted: int | None) -> int | None:
+    """The largest number of examples per forward pass up to `wanted` that divides each share.
+
+    For trainings whose micro-batches are a matter of memory alone. None: the whole share at once.
+    """
+    if wanted is None:
+        return None
+    share = max(1, batch_size // world_size())
+    return max(size for size in range(1, min(wanted, share) + 1) if share % size == 0)
+
+
+def padded_count(count: int, optimisation: Optimisation) -> int:
+    """Positions of a data loader that shows `count` examples to all processes alike.
+
+    accelerate would make up an uneven last round from the first examples; positions beyond
+    `count` are fillers instead, which collators mark and losses leave out.
+    """
+    processes = world_size()
+    if processes == 1:
+        return count
+    stride = micro_batch(optimisation)[0] * processes
+    return -(-count // stride) * stride
 
 
 def common_arguments(
@@ -91,7 +120,11 @@ def common_arguments(
         "gradient_checkpointing": False,
         "activation_checkpointing": optimisation.gradient_checkpointing,
         "train_sampling_strategy": "sequential",
-        "use_cpu": next(model.parameters()).device.type == "cpu",
+        # a model that will be sharded onto GPUs waits on the CPU
+        "use_cpu": next(model.parameters()).device.type == "cpu"
+        and not (sharded() and torch.cuda.is_available()),
+        # every loss here reaches every weight, save those of experts that no token was sent to
+        "ddp_find_unused_parameters": _has_experts(model),
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,
         "remove_unused_columns": False,
@@ -104,6 +137,11 @@ def common_arguments(
         "disable_tqdm": True,
         "push_to_hub": False,
     }
+
+
+def _has_experts(model: torch.nn.Module) -> bool:
+    config = model.config.get_text_config()
+    return any(getattr(config, name, None) for name in ("num_experts", "num_local_experts"))
 
 
 @contextmanager

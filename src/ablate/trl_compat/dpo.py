@@ -34,6 +34,7 @@ SOURCE_MARKERS = (
     'self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}',
     "hash_module(self.ref_model or self.model) if args.precompute_ref_log_probs else None",
     "args.precompute_ref_log_probs and not self.is_fsdp_enabled",
+    "self.ref_model = create_model_from_path(ref_model_path, **ref_model_init_kwargs)",
     "model = get_peft_model(model, peft_config, **get_peft_model_kwargs)",
     "return self._compute_loss(model, inputs, return_outputs)",
     "add_fused_lm_head(self.model.get_base_model() if is_peft_model(self.model) else self.model",
@@ -68,7 +69,7 @@ class GroupTrainer(PositionsTrainer, DPOTrainer):
     ) -> None:
         check_version()
         config = DPOConfig(**arguments, precompute_ref_log_probs=True, max_length=None)
-        with _without_hashing():
+        with _without_reference():
             super().__init__(
                 model=model,
                 args=config,
@@ -137,15 +138,17 @@ def _places(examples: list[dict[str, int]]) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def _without_hashing() -> Iterator[None]:
-    """Within: DPOTrainer does not hash the model's weights.
+def _without_reference() -> Iterator[None]:
+    """Within: DPOTrainer neither loads a reference model nor hashes the policy's weights.
 
-    It does so to name a cache of reference log-probs, which is never written here; hashing
-    reads every weight through the CPU.
+    Where models are sharded it would load a reference to compute its log-probs, which come with
+    the groups. The hash names a cache of them, which is never written here; hashing reads every
+    weight through the CPU.
     """
-    original = dpo_trainer.hash_module
+    hashing, creating = dpo_trainer.hash_module, dpo_trainer.create_model_from_path
     dpo_trainer.hash_module = lambda module: "not hashed"
+    dpo_trainer.create_model_from_path = lambda *args, **kwargs: None
     try:
         yield
     finally:
-        dpo_trainer.hash_module = original
+        dpo_trainer.hash_module, dpo_trainer.create_model_from_path = hashing, creating

@@ -16,7 +16,9 @@ class TokenRewardTrainer(PositionsTrainer, RewardTrainer):
 
     Batches with `labels` (float[R], one score per sequence) are trained by mean squared error;
     others hold all chosen and then all rejected sequences and go to TRL's Bradley–Terry loss, or,
-    with `preference_tau`, to that of a general preference model.
+    with `preference_tau`, to that of a general preference model. In micro-batches or on several
+    processes a batch has `weights` (float[examples], 0 for fillers), and the loss is the mean over
+    the examples of an optimizer step that weigh something.
     """
 
     def __init__(
@@ -32,6 +34,11 @@ class TokenRewardTrainer(PositionsTrainer, RewardTrainer):
     ) -> None:
         check_version()
         self.preference_tau = preference_tau
+        #: what the micro-batches with weights held since the last log, on the CPU
+        self._seen: list[dict[str, torch.Tensor]] = []
+        self._tokens_seen = 0
+        #: examples that weigh something in the present optimizer step, of all processes
+        self._examples: torch.Tensor | float = 1.0
         outputs = model.config.num_labels
         # TRL takes classifiers with one output only, and looks for no more than this number
         model.config.num_labels = 1
@@ -62,6 +69,8 @@ class TokenRewardTrainer(PositionsTrainer, RewardTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Mean squared error on scored batches, TRL's own loss on compared ones."""
+        if "weights" in inputs:
+            return self._weighted(model, inputs)
         if self.preference_tau is not None:
             return self._preference_loss(model, inputs, return_outputs)
         if "labels" not in inputs:
@@ -72,12 +81,47 @@ class TokenRewardTrainer(PositionsTrainer, RewardTrainer):
         )
         scores = output.logits.squeeze(-1).float()
         loss = torch.nn.functional.mse_loss(scores, targets)
-        centred = (scores - scores.mean()).detach()
-        spread = centred.norm() * (targets - targets.mean()).norm()
-        correlation = (centred * (targets - targets.mean())).sum() / spread.clamp(min=1e-12)
-        self._metrics["train"]["correlation"].append(float(correlation))
+        self._metrics["train"]["correlation"].append(correlation(scores.detach(), targets))
         self._metrics["train"]["mean_reward"].append(float(scores.detach().mean()))
         return (loss, output) if return_outputs else loss
+
+    def _weighted(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The same losses and metrics over the examples of all processes, by weight."""
+        ids, attention = inputs["input_ids"], inputs["attention_mask"]
+        output = model(input_ids=ids, attention_mask=attention, use_cache=False)
+        values, weights = output.logits.float(), inputs["weights"]
+        seen: dict[str, torch.Tensor] = {}
+        if "labels" in inputs:
+            seen = {"scores": values.squeeze(-1), "targets": inputs["labels"]}
+            losses = (seen["scores"] - seen["targets"]).square()
+        elif self.preference_tau is not None:
+            seen = {"gaps": preference_scores(*values.chunk(2))}
+            losses = -torch.nn.functional.logsigmoid(seen["gaps"] / self.preference_tau)
+        else:
+            chosen, rejected = values.squeeze(-1).chunk(2)
+            seen = {"scores": torch.stack([chosen, rejected], dim=1), "gaps": chosen - rejected}
+            losses = -torch.nn.functional.logsigmoid(seen["gaps"])
+        real = weights > 0
+        tokens = attention.sum(dim=1) * real.repeat(len(ids) // len(weights))
+        self._seen.append({name: value.detach()[real].cpu() for name, value in seen.items()})
+        self._tokens_seen += int(tokens.sum())
+        # DDP averages gradients over processes, while the denominator counts all their examples
+        loss: torch.Tensor = (losses * weights).sum() / self._examples
+        return loss * self.accelerator.num_processes
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the metrics of a step in micro-batches or on several processes, of all examples."""
+        from accelerate.utils import gather_object
+
+        if self._seen:
+            mine, self._seen = self._seen, []
+            pieces = gather_object([(mine, self._tokens_seen)])
+            seen = [batch for batches, _ in pieces for batch in batches]
+            joined = {name: torch.cat([batch[name] for batch in seen]) for name in seen[0]}
+            logs |= _metrics(joined)
+            if "targets" not in joined:
+                logs["num_tokens"] = sum(tokens for _, tokens in pieces)
+        super().log(logs, start_time)
 
     def _preference_loss(
         self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool
@@ -98,7 +142,35 @@ class TokenRewardTrainer(PositionsTrainer, RewardTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The scores are called `labels`, but they are no tokens to be counted."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.loss_is_scaled_for_ga = bool(batches) and "weights" in batches[0]
+        if self.loss_is_scaled_for_ga:
+            own = torch.stack([batch["weights"].sum() for batch in batches]).sum().to(device)
+            self._examples = self.accelerator.reduce(own, reduction="sum")
         return batches, None
+
+
+def _metrics(seen: dict[str, torch.Tensor]) -> dict[str, float]:
+    """As TRL names them, of `scores` float[n] or [n, 2], their `targets` or their `gaps`."""
+    metrics: dict[str, float] = {}
+    if "scores" in seen:
+        metrics["mean_reward"] = float(seen["scores"].mean())
+    if "targets" in seen:
+        return {**metrics, "correlation": correlation(seen["scores"], seen["targets"])}
+    if "scores" in seen:
+        metrics["min_reward"] = float(seen["scores"].min())
+        metrics["max_reward"] = float(seen["scores"].max())
+    gaps = seen["gaps"]
+    # a tie counts half where scores are of pairs; equal rewards count as wrong, as TRL has it
+    ties = 0.0 if "scores" in seen else 0.5 * float((gaps == 0).float().mean())
+    metrics["accuracy"] = float((gaps > 0).float().mean()) + ties
+    metrics["margin"] = float(gaps.mean())
+    return metrics
+
+
+def correlation(scores: torch.Tensor, targets: torch.Tensor) -> float:
+    """Pearson's correlation of two float[R]; 0 where one of them does not vary."""
+    centred, wanted = scores - scores.mean(), targets - targets.mean()
+    return float((centred * wanted).sum() / (centred.norm() * wanted.norm()).clamp(min=1e-12))
 
 
 def preference_scores(left: Any, right: Any) -> Any:

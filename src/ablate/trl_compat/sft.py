@@ -25,6 +25,7 @@ class TokenSFTTrainer(PositionsTrainer, SFTTrainer):
         num_positions: int,
         tokenizer: Any,
         callbacks: list[TrainerCallback],
+        peft_config: Any = None,
     ) -> None:
         check_version()
         config = SFTConfig(
@@ -41,5 +42,6 @@ class TokenSFTTrainer(PositionsTrainer, SFTTrainer):
             train_dataset=self.positions(num_positions),
             processing_class=tokenizer,
             callbacks=callbacks,
+            peft_config=peft_config,
         )
         silence(self)

@@ -30,7 +30,7 @@ class AblateSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from ablate.config.expand import expand
+        from ablate.config.expand import analysis_words, expand
         from ablate.errors import ConfigError
 
         if not hasattr(self.launcher, "launch_runs"):
@@ -38,5 +38,6 @@ class AblateSweeper(Sweeper):
                 f"hydra/launcher={type(self.launcher).__name__} takes no frozen runs; "
                 "use hydra/launcher=local"
             )
-        runs = expand(self.hydra_context.config_loader, arguments)
-        return self.launcher.launch_runs(runs, arguments)
+        loader = self.hydra_context.config_loader
+        fixed = analysis_words(loader, arguments)
+        return self.launcher.launch_runs(expand(loader, arguments), [*arguments, *fixed])

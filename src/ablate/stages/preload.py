@@ -1,4 +1,4 @@
-"""Imported once by the fork server of the local pool: the heavy libraries, and nothing that acts.
+"""Imported once by a fork server: the heavy libraries, and nothing that acts.
 
 CUDA is never touched here, because a forked process cannot use a CUDA context of its parent.
 """

@@ -1,0 +1,98 @@
+"""Words of a table: names of cells and metrics, numbers in their units, the caption."""
+
+import pandas as pd
+
+from ablate.analysis.table import AblationTable
+from ablate.metrics import describe
+
+#: names that a table's heading may shorten
+SHORT = {"num_responses": "K"}
+#: factors whose levels need no name before them
+SPEAKING = ("objective", "reward", "base_model", "dataset", "collection")
+
+
+def name_of(table: AblationTable, row: tuple[str, ...], col: tuple[str, ...]) -> str:
+    """A cell as a person names it: `dpo, K=2`."""
+    parts = [
+        level if name in SPEAKING else f"{SHORT.get(name, name)}={level}"
+        for name, level in zip([*table.row_names, *table.col_names], [*row, *col], strict=True)
+    ]
+    return ", ".join(parts) or "all runs"
+
+
+def title(metric: str) -> str:
+    """A metric's heading: what, on which split, in which unit."""
+    item = describe(metric)
+    split = metric.partition("/")[2]
+    return ", ".join(part for part in (item.title, split, item.unit) if part)
+
+
+def number(value: float, metric: str, sign: bool = False) -> str:
+    """A value in the metric's shown unit."""
+    item = describe(metric)
+    return f"{item.scale * value:{'+' if sign else ''},.{item.digits}f}"
+
+
+def caption(table: AblationTable) -> str:
+    """Seeds, prompts, interval, correction, margin, seed scope and judge, in sentences."""
+    runs = table.runs
+    seeds = [len(entry.seeds) for entry in table.entries.values() if entry.runs]
+    count = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
+    scopes = list(dict.fromkeys(runs["config.seed.scope"])) if "config.seed.scope" in runs else []
+    scope = {
+        ("all",): ", each of which redraws SFT, samples, labels and policy",
+        ("policy",): ", which redraw the policy's training only (SFT and samples are shared)",
+    }.get(tuple(scopes), "")
+    told = [f"Mean ± 95 % t-interval over {count} seeds per cell{scope}."]
+    if max(seeds) == 1:
+        told = ["One seed per cell: no interval, and nothing can be compared."]
+    prompts = _prompts(table)
+    judges = runs.get("config.judge.name", pd.Series(dtype=str)).dropna().unique()
+    if table.matched_kl is not None:
+        told.append(
+            f"Judge reward at KL {table.matched_kl:.2f} nats, read off straight lines from the SFT "
+            "policy through each cell's own runs"
+            + (f" (which differ in {', '.join(table.along)})." if table.along else ".")
+        )
+    if len(judges):
+        told.append(f"Judge: {', '.join(judges)}; {prompts}.")
+    if len(table.comparisons):
+        told.append(_test_told(table))
+    if any(entry.best for entry in table.entries.values()):
+        told.append(
+            "Bold: the cells of a column among which the best one is, with 95 % confidence "
+            "(multiple comparisons with the best)."
+        )
+    return " ".join(told)
+
+
+def _prompts(table: AblationTable) -> str:
+    told = []
+    for metric in table.metrics:
+        counts = table.runs.get(f"{metric}/n", pd.Series(dtype=float)).dropna()
+        if len(counts):
+            low, high = int(counts.min()), int(counts.max())
+            split = metric.partition("/")[2]
+            told.append(f"{low if low == high else f'{low} to {high}'} {split} prompts")
+    return ", ".join(dict.fromkeys(told)) or "no prompts"
+
+
+def _test_told(table: AblationTable) -> str:
+    made = table.comparisons["p"].notna()
+    df = sorted({int(value) for value in table.comparisons.loc[made, "df"]})
+    if not df:
+        return "Differences are not tested: no cell has a spread between seeds."
+    baseline = table.question.baseline
+    pooled = "the table's cells" if table.same_scale else "the cells of a column"
+    told = (
+        f"Differences to {baseline} from run means blocked by seed, variance pooled over {pooled} "
+        f"({' and '.join(str(value) for value in df)} degrees of freedom); * p ≤ 0.05 after Holm's "
+        f"correction over {int(made.sum())} comparisons; their intervals hold simultaneously."
+    )
+    if table.question.margin is not None:
+        first = table.metrics[0]
+        told += (
+            f" ≈ no difference of more than {number(table.question.margin, first)} "
+            "(two one-sided tests, Holm)."
+        )
+    return told

@@ -1,0 +1,276 @@
+"""What a reader must know beside the numbers: a note on everything unusual."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ablate.analysis import arms
+from ablate.analysis.caption import name_of, number, title
+from ablate.analysis.power_notes import power_notes
+from ablate.analysis.table import AblationTable, Entry
+from ablate.metrics import describe
+
+#: reasons of failed runs that are told one by one
+REASONS_TOLD = 5
+#: p-value (corrected) below which a cell's larger spread is noted
+UNEVEN = 0.01
+#: cells whose tokens differ by more than this share had unequal compute
+COMPUTE_TOLERANCE = 0.02
+
+
+def notes(table: AblationTable, left_out: list[str]) -> list[str]:
+    """One sentence on everything that qualifies the table.
+
+    Args:
+        left_out: short ids of older runs that newer ones with equal settings replaced.
+    """
+    return [
+        *_missing(table),
+        *_short_of_kl(table),
+        *_without_value(table),
+        *_seeds(table),
+        *_untested(table),
+        *_doubtful(table),
+        *_unequal(table),
+        *_tuning(table),
+        *power_notes(table),
+        *_provenance(table, left_out),
+    ]
+
+
+def _missing(table: AblationTable) -> Iterator[str]:
+    if table.lacking.empty:
+        return
+    counts = table.lacking["state"].value_counts()
+    told = ", ".join(f"{count} {state}" for state, count in counts.items())
+    yield f"not every run is there: {told}; the means are over those that are"
+    for line in table.lacking.head(REASONS_TOLD).itertuples():
+        reason = str(line.reason).splitlines()[0]
+        yield f"  {line.state} {line.id[:12]} {name_of(table, line.row, line.col)}: {reason}"
+    if len(table.lacking) > REASONS_TOLD:
+        yield f"  and {len(table.lacking) - REASONS_TOLD} more (ablate ls)"
+
+
+def _cells(table: AblationTable) -> list[Entry]:
+    """The entries of the first metric that have runs: one per cell."""
+    first = table.metrics[0]
+    return [e for e in table.entries.values() if e.metric == first and e.runs]
+
+
+def _without_value(table: AblationTable) -> Iterator[str]:
+    for metric in table.metrics:
+        lost = table.runs[table.runs[metric].isna()]
+        if len(lost):
+            cells = dict.fromkeys(name_of(table, *arm) for arm in lost["arm"])
+            yield f"{title(metric)}: {len(lost)} runs have no value ({'; '.join(cells)})"
+
+
+def _short_of_kl(table: AblationTable) -> Iterator[str]:
+    if table.short_of_kl:
+        yield f"left out, because they stay below that KL: {'; '.join(table.short_of_kl)}"
+
+
+def _seeds(table: AblationTable) -> Iterator[str]:
+    cells = _cells(table)
+    single = [name_of(table, e.row, e.col) for e in cells if len(e.seeds) == 1]
+    if single:
+        yield f"one seed, so no interval: {'; '.join(single)}"
+    seeds = {e.seeds for e in cells}
+    if len(seeds) > 1:
+        sizes = sorted({len(s) for s in seeds})
+        what = f"{sizes[0]} to {sizes[-1]} per cell" if len(sizes) > 1 else "not the same ones"
+        yield (
+            f"unequal seeds: {what}; differences are adjusted for the seeds that a cell lacks "
+            "(least squares)"
+        )
+    elif len(next(iter(seeds))) == 2:
+        yield "two seeds give very wide intervals; three to five are worth their time"
+    scopes = table.runs.get("config.seed.scope", pd.Series(dtype=str)).dropna().unique()
+    if len(scopes) > 1:
+        yield f"mixed seed scopes ({', '.join(scopes)}): seeds do not redraw the same things"
+    diverged = [e for e in cells if e.diverged]
+    if diverged:
+        told = "; ".join(
+            f"{name_of(table, e.row, e.col)} {e.diverged} of {e.runs}" for e in diverged
+        )
+        yield f"diverged, scored at the last finite checkpoint and counted in the mean: {told}"
+
+
+def _untested(table: AblationTable) -> Iterator[str]:
+    if table.question.baseline is None and len(_cells(table)) > 1:
+        yield "differences are not tested: name a baseline (--baseline)"
+    against = [metric for metric in table.metrics if describe(metric).against]
+    if against:
+        yield (
+            f"{', '.join(against)}: paired with the baseline's run of the same seed, intervals "
+            "over seeds; not tested beside the metrics they derive from"
+        )
+    if table.question.margin is not None and table.question.margin_from_data:
+        yield (
+            "the margin is a share of a gain seen in these same runs; one fixed in the sweep file "
+            "beforehand would be independent of them"
+        )
+    lost = table.comparisons[table.comparisons["difference"].isna()]
+    if len(lost):
+        told = "; ".join(dict.fromkeys(name_of(table, *arm) for arm in lost["arm"]))
+        yield (
+            "not compared, because no seed with the same SFT policy links it to the baseline: "
+            f"{told}"
+        )
+    known = table.comparisons["difference"].notna()
+    stuck = table.comparisons[known & table.comparisons["p"].isna()]
+    if len(stuck) and (stuck["df"] > 0).any():
+        yield "runs of different seeds hold identical numbers: there is no spread to test with"
+    elif len(stuck):
+        yield "differences cannot be tested with one seed: only a second one shows the spread"
+    crossing = table.comparisons[
+        table.comparisons["significant"]
+        & (table.comparisons["low"] < 0)
+        & (table.comparisons["high"] > 0)
+    ]
+    if len(crossing):
+        told = "; ".join(name_of(table, *arm) for arm in crossing["arm"])
+        yield (
+            "(*) significant by Holm's procedure, while the simultaneous interval, which is "
+            f"wider, still holds 0: {told}"
+        )
+
+
+def _doubtful(table: AblationTable) -> Iterator[str]:
+    """Identical rows, and cells that spread very differently."""
+    seen: dict[tuple[float, ...], str] = {}
+    for row in table.rows:
+        values = tuple(
+            table.entries[row, col, metric].mean for metric in table.metrics for col in table.cols
+        )
+        if all(math.isnan(value) for value in values):
+            continue
+        title_of_row = " ".join(row) or "all runs"
+        same = next((name for other, name in seen.items() if _same(other, values)), None)
+        if same is not None:
+            yield (
+                f"rows {same} and {title_of_row} hold identical numbers: they may be the same run "
+                "under two names"
+            )
+        seen.setdefault(values, title_of_row)
+    for metric in table.metrics:
+        if describe(metric).against:
+            continue
+        uneven = _uneven(table, metric)
+        if uneven is not None:
+            yield uneven
+
+
+def _same(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
+    return bool(np.array_equal(np.array(first), np.array(second), equal_nan=True))
+
+
+def _uneven(table: AblationTable, metric: str) -> str | None:
+    """A note where one cell spreads more than the others, by an F test (Bonferroni over cells)."""
+    for _, part in _strata(table):
+        wide = part.pivot(index="block", columns="arm", values=metric).dropna(axis=1)
+        blocks, count = wide.shape
+        if count < 3 or blocks < 3:
+            continue
+        values = wide.to_numpy(dtype=float)
+        for place, arm in enumerate(wide.columns):
+            others = np.delete(values, place, axis=1)
+            left = others - others.mean(axis=1, keepdims=True)
+            left -= left.mean(axis=0, keepdims=True)
+            df = (blocks - 1) * (count - 2)
+            pooled = float((left**2).sum()) / df
+            if pooled <= 0:
+                continue
+            # what the others' mean adds to the spread of the difference is theirs
+            own = float((values[:, place] - others.mean(axis=1)).var(ddof=1))
+            ratio = own / (pooled * (1 + 1 / (count - 1)))
+            if count * float(stats.f.sf(ratio, blocks - 1, df)) < UNEVEN:
+                times = math.sqrt(max(own - pooled / (count - 1), 0) / pooled)
+                return (
+                    f"{title(metric)}: {name_of(table, *arm)} varies {times:.1f} times as much "
+                    "between seeds as the other cells; the pooled variance is too small for it "
+                    "and too large for them"
+                )
+    return None
+
+
+def _strata(table: AblationTable) -> list[tuple[object, pd.DataFrame]]:
+    if table.same_scale:
+        return [("", table.runs)]
+    return list(table.runs.groupby("col", sort=False))
+
+
+def _unequal(table: AblationTable) -> Iterator[str]:
+    runs = table.runs
+    for metric in table.metrics:
+        counts = runs.get(f"{metric}/n")
+        if counts is not None and counts.dropna().nunique() > 1:
+            yield (
+                f"unequal prompts: {title(metric)} is over {int(counts.min())} to "
+                f"{int(counts.max())} prompts"
+            )
+    spent = runs.groupby(["row", "col"], sort=False)["tokens_trained"].mean()
+    if len(spent) > 1 and spent.min() < (1 - COMPUTE_TOLERANCE) * spent.max():
+        low, high = spent.idxmin(), spent.idxmax()
+        yield (
+            f"unequal compute: {spent.min():,.0f} tokens trained ({name_of(table, *low)}) to "
+            f"{spent.max():,.0f} ({name_of(table, *high)})"
+        )
+    if any(metric.startswith(("win_rate/", "win_rate_lc/")) for metric in table.metrics):
+        known = "stage.answers" in runs
+        if known and runs.groupby("seed")["stage.answers"].nunique().max() > 1:
+            yield "win rates are against each cell's own SFT policy, which is not the same for all"
+    if any(metric.startswith("kl/") for metric in table.metrics):
+        cut = max(
+            (
+                float(runs[c].max())
+                for c in runs
+                if c.startswith("truncated/") and c.count("/") == 1
+            ),
+            default=0.0,
+        )
+        if cut > 0.01:
+            yield (
+                f"up to {100 * cut:.0f} % of answers were cut at the maximum length: "
+                "KL counts their tokens up to the cut"
+            )
+
+
+def _tuning(table: AblationTable) -> Iterator[str]:
+    tuned = [e for e in _cells(table) if e.tuned is not None]
+    if not tuned:
+        return
+    by = table.question.choose_by or ""
+    for e in tuned:
+        assert e.tuned is not None
+        best, median, worst = (number(value, by) for value in e.tuned.spread)
+        yield (
+            f"{name_of(table, e.row, e.col)}: best of {e.tuned.trials} trials on valid, "
+            f"{e.tuned.chosen} (trials on valid: best {best}, median {median}, worst {worst})"
+        )
+    trials = {e.tuned.trials if e.tuned is not None else 1 for e in _cells(table)}
+    if len(trials) > 1:
+        yield (
+            f"unequal tuning: {min(trials)} to {max(trials)} trials per cell; more trials find "
+            "better ones"
+        )
+    if any(e.tuned is not None and e.tuned.reused for e in tuned):
+        yield (
+            "hyper-parameters were chosen with the same seeds that are reported: the means flatter "
+            "tuned cells; fresh seeds would not"
+        )
+
+
+def _provenance(table: AblationTable, left_out: list[str]) -> Iterator[str]:
+    commits = table.runs["commit"].map(arms.plain)
+    if commits.nunique() > 1:
+        told = ", ".join(f"{str(c)[:10]} ({n} runs)" for c, n in commits.value_counts().items())
+        yield f"runs come from different commits of ablate: {told}"
+    if left_out:
+        yield (
+            f"{len(left_out)} older runs with the same settings and seed were left out (ablate's "
+            f"code or a file changed between them): {', '.join(left_out[:REASONS_TOLD])}"
+        )

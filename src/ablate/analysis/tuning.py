@@ -1,0 +1,69 @@
+"""Tuned cells: one trial per arm chosen on valid, reported on other splits with fresh seeds."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ablate.errors import DataError
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The chosen trial's reported runs, and how it was chosen.
+
+    spread: best, median and worst trial's mean of the choosing metric.
+    reused: the reported seeds took part in the choice.
+    """
+
+    frame: pd.DataFrame
+    chosen: str
+    trials: int
+    spread: tuple[float, float, float]
+    reused: bool
+
+
+def choose(
+    runs: pd.DataFrame, by: str, *, better: int = 1, reuse: bool = False, name: str = "the cell"
+) -> Tuned:
+    """Chooses a trial by its mean of `by` over the seeds that every trial has.
+
+    Those seeds are spent: the report uses only the chosen trial's other seeds, because the best of
+    several trials is partly the luckiest one.
+
+    Args:
+        runs: one cell's runs with the columns trial and seed, and the metric `by` (on valid).
+        better: 1 where more is better, -1 where less is.
+        reuse: report the spent seeds too, where there are no fresh ones.
+
+    Raises:
+        DataError: no seed that all trials have, or no fresh seed (unless `reuse`).
+    """
+    trials = list(dict.fromkeys(runs["trial"]))
+    if len(trials) == 1:
+        value = float(runs[by].mean())
+        return Tuned(runs, trials[0], 1, (value,) * 3, False)
+    seeds = set.intersection(*(set(runs.loc[runs["trial"] == t, "seed"]) for t in trials))
+    if not seeds:
+        raise DataError(
+            f"{name} holds {len(trials)} trials with no seed in common, so the choice between them "
+            "would be a choice between seeds. Run every trial with the same seeds"
+        )
+    spent = runs[runs["seed"].isin(seeds)]
+    means = spent.groupby("trial", sort=False)[by].mean() * better
+    best = str(means.idxmax())
+    mine = runs[runs["trial"] == best]
+    # a seed that any two trials share took part in somebody's comparison
+    counts = runs.groupby("seed")["trial"].nunique()
+    fresh = mine[mine["seed"].map(counts) == 1]
+    values = better * np.sort(means.to_numpy())[::-1]
+    spread = (float(values[0]), float(np.median(values)), float(values[-1]))
+    if len(fresh):
+        return Tuned(fresh, best, len(trials), spread, False)
+    if reuse:
+        return Tuned(mine, best, len(trials), spread, True)
+    raise DataError(
+        f"{name}: the best of {len(trials)} trials ({best}) has no seeds but those that chose it, "
+        "so its value is partly luck. Run it with fresh seeds, or say --reuse-seeds and the table "
+        "will carry a note"
+    )

@@ -1,0 +1,156 @@
+"""`ablate table`: a table of finished runs, tested, with everything that qualifies it."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from ablate.analysis import AblationTable, Question, arms, build
+from ablate.analysis.formats import FORMATS
+from ablate.cli.store_flags import Flags, take_results_dir, tell_damaged
+from ablate.cli.table_view import show
+from ablate.errors import ConfigError, DataError
+from ablate.results import Study, load_study
+
+EXAMPLES = """examples:
+  ablate table --rows objective --cols num_responses --baseline dpo
+  ablate table --sweep quick --rows objective --metric reward/test kl/test --format latex
+  ablate table --rows objective --where num_responses=2 --baseline dpo --margin 0.05
+  ablate table --rows objective --choose reward/valid --baseline dpo
+results_dir=DIR reads another store than the default one.
+"""
+
+
+def parser() -> Flags:
+    """The flags of `ablate table`."""
+    flags = Flags("table", "Means over seeds, differences to a baseline, and what qualifies them.")
+    flags.epilog = EXAMPLES
+    add = flags.add_argument
+    add("--sweep", metavar="NAME", help="the runs of one sweep, by name or beginning of its id")
+    add("--rows", nargs="+", default=[], metavar="FACTOR", help="factors or settings of the rows")
+    add("--cols", nargs="+", default=[], metavar="FACTOR", help="factors or settings of columns")
+    add("--metric", nargs="+", metavar="NAME", help="metric/split, such as reward/test (default)")
+    add("--baseline", metavar="LEVEL", help="a row (of each column), or setting=value,… of a cell")
+    add(
+        "--margin",
+        metavar="X",
+        help="differences within ±X of the first metric count as none; 10%% is that share of the "
+        "best gain over SFT",
+    )
+    add("--where", action="append", default=[], metavar="SETTING=VALUE", help="runs to keep")
+    add("--choose", metavar="METRIC", help="choose among a cell's trials by this metric on valid")
+    add(
+        "--matched-kl",
+        metavar="X",
+        help="judge reward at KL X nats, or at the largest all reach: max",
+    )
+    add("--reuse-seeds", action="store_true", help="report the seeds that chose, with a note")
+    add("--format", choices=["terminal", *FORMATS], default="terminal")
+    add("--out", type=Path, metavar="FILE", help="write there in place of the screen")
+    return flags
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints or writes a table; 3 where damaged records had to be left out."""
+    layout, words = take_results_dir(argv)
+    args = parser().parse_args(words)
+    study = load_study(layout.root, args.sweep)
+    code = tell_damaged(study.damaged)
+    table = make_table(study, args)
+    if args.format == "terminal":
+        if args.out is not None:
+            raise ConfigError("--out needs --format md, latex, csv or html")
+        show(Console(), table)
+        return code
+    text = FORMATS[args.format](table)
+    if args.out is None:
+        sys.stdout.write(text)
+    else:
+        try:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--out {args.out} cannot be written: {error.strerror}") from error
+        print(f"wrote {args.out}", file=sys.stderr)
+    return code
+
+
+def make_table(study: Study, args: argparse.Namespace) -> AblationTable:
+    """The table that the flags ask for; what they leave open the sweep file may have fixed.
+
+    Raises:
+        AblateError: no finished run, or a question that these runs cannot answer.
+    """
+    if study.frame.empty:
+        where = f"the sweep '{study.name}'" if study.name else "the store"
+        counts = study.lacking["state"].value_counts().to_dict() if len(study.lacking) else {}
+        told = ", ".join(f"{count} {state}" for state, count in counts.items())
+        raise DataError(
+            f"{where} has no finished run" + (f" ({told}; see `ablate ls`)" if told else "")
+        )
+    frame = arms.keep(study.frame, args.where)
+    lacking = arms.keep_known(study.lacking, args.where)
+    fixed = study.settings
+    question = Question(
+        rows=_names(args.rows) or _names(fixed.get("rows") or []),
+        cols=_names(args.cols) or _names(fixed.get("cols") or []),
+        metrics=_names(args.metric or fixed.get("metrics") or ["reward/test"]),
+        baseline=args.baseline or fixed.get("baseline"),
+        margin=_margin(args.margin if args.margin is not None else fixed.get("margin"), frame),
+        margin_from_data=str(args.margin or fixed.get("margin")).endswith("%"),
+        choose_by=args.choose,
+        matched_kl=_matched_kl(args.matched_kl),
+        reuse_seeds=args.reuse_seeds,
+    )
+    return build(frame, lacking, question)
+
+
+def _names(words: Sequence[str]) -> tuple[str, ...]:
+    """Names given apart or with commas."""
+    return tuple(name for word in words for name in str(word).split(",") if name)
+
+
+def _matched_kl(given: str | None) -> float | str | None:
+    """A KL in nats, or `max`.
+
+    Raises:
+        ConfigError: neither.
+    """
+    if given is None or given == "max":
+        return given
+    try:
+        value = float(given)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"--matched-kl {given}: a positive number of nats, or max")
+    return value
+
+
+def _margin(given: str | float | None, frame: pd.DataFrame) -> float | None:
+    """The margin as a number; a percentage is that share of the best arm's gain over SFT.
+
+    Raises:
+        ConfigError: not a positive number, or a percentage where no arm gained.
+    """
+    if given is None:
+        return None
+    text = str(given)
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"--margin {text}: a positive number, or a percentage such as 10%")
+    if not text.endswith("%"):
+        return value
+    offline = frame[frame["collection"] == "offline"]
+    gain = offline["reward/test"] - offline["reward_sft/test"]
+    settings = offline[["objective", "num_responses", "reward", "base_model", "dataset"]]
+    best = gain.groupby(settings.astype(str).agg(" ".join, axis=1)).mean().max()
+    if not best > 0:
+        raise ConfigError(f"--margin {text}: no offline arm gained over SFT; give a number")
+    return value / 100 * float(best)

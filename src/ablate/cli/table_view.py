@@ -1,0 +1,100 @@
+"""An ablation table on the terminal: panels, differences to the baseline, notes."""
+
+import math
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ablate.analysis.caption import name_of, number, title
+from ablate.analysis.formats import mark, panels, remark, row_headings, value
+from ablate.analysis.table import AblationTable, Entry
+
+
+def show(console: Console, table: AblationTable) -> None:
+    """Prints the table with its caption and notes."""
+    for panel in panels(table):
+        grid = _grid()
+        for name in row_headings(table):
+            grid.add_column(name, no_wrap=True)
+        for heading in panel.headings:
+            grid.add_column(heading, justify="right")
+        for row, entries in panel.lines.items():
+            grid.add_row(*row, *(_cell(entry) for entry in entries))
+        if panel.title:
+            console.print(f"[bold]{panel.title}[/]", highlight=False)
+        console.print(grid)
+        console.print()
+    _differences(console, table)
+    console.print(f"[dim]{table.caption}[/]", highlight=False)
+    for note in table.notes:
+        # a colon-free indent marks the lines that belong to the note above
+        lead = "    " if note.startswith("  ") else "note: "
+        console.print(Text(lead + note.strip(), style="dim"))
+
+
+def _grid() -> Table:
+    return Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+
+
+def _cell(entry: Entry) -> Text:
+    text = Text(value(entry), style="bold" if entry.best else "")
+    text.append(mark(entry).ljust(1), style="not bold")
+    told = remark(entry)
+    if told:
+        text.append(f"\n{told} ", style="yellow not bold")
+    return text
+
+
+def _differences(console: Console, table: AblationTable) -> None:
+    """The comparisons behind the stars: difference, simultaneous interval, corrected p."""
+    shown = [e for e in table.entries.values() if e.comparison is not None]
+    if not shown:
+        return
+    grid = _grid()
+    grid.add_column("difference to the baseline", no_wrap=True)
+    several = len(table.metrics) > 1
+    if several:
+        grid.add_column("in")
+    for heading in ("difference", "simultaneous 95 %", "p, Holm", "in sd", ""):
+        grid.add_column(heading, justify="right" if heading else "left", no_wrap=bool(heading))
+    for entry in shown:
+        found = entry.comparison
+        assert found is not None
+        cells = [name_of(table, entry.row, entry.col)]
+        if several:
+            cells.append(title(entry.metric))
+        grid.add_row(*cells, *_numbers(entry, found), verdict(entry, found))
+    console.print(grid)
+    console.print()
+
+
+def _numbers(entry: Entry, found: dict[str, Any]) -> list[str]:
+    if math.isnan(found["difference"]):
+        return ["—", "—", "—", "—"]
+    gap = number(found["difference"], entry.metric, sign=True)
+    if math.isnan(found["p"]):
+        return [gap, "—", "—", "—"]
+    low, high = (number(found[end], entry.metric, sign=True) for end in ("low", "high"))
+    p = found["p_holm"]
+    return [
+        gap,
+        f"{low} … {high}",
+        "< 0.001" if p < 0.001 else f"{p:.3f}",
+        f"{found['effect']:+.1f}",
+    ]
+
+
+def verdict(entry: Entry, found: dict[str, Any]) -> str:
+    """What may be said of a comparison."""
+    from ablate.metrics import describe
+
+    if math.isnan(found["p"]):
+        return "cannot be tested"
+    if found["significant"]:
+        better = describe(entry.metric).better
+        if better == 0:
+            return "higher" if found["difference"] > 0 else "lower"
+        return "better" if better * found["difference"] > 0 else "worse"
+    return "no difference, by the margin" if found.get("equivalent") is True else "cannot tell"

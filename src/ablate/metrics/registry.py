@@ -1,0 +1,115 @@
+"""Every metric by name: what it is called, its unit, which way is better, and how it is computed.
+
+A new metric is one function over the stored table of answers:
+
+    @metric("shouting", title="capitals", unit="%", better=-1, scale=100.0)
+    def shouting(table: Table) -> Estimate:
+        share = np.array([text.isupper() for text in table["response"]], dtype=float)
+        return mean_over_prompts(share, table["prompt_id"])
+"""
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ablate.errors import DataError
+from ablate.metrics.summary import Estimate
+
+#: columns of eval.parquet for one run and split, as arrays of equal length
+Table = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric. `better`: 1 more is better, -1 less is, 0 neither (a description).
+
+    A value is shown times `scale` with `digits` decimals and `unit`. `compute` is None for what
+    the record holds already. `against` asks for the baseline run's columns as `other_<column>`.
+    `table` names the file in the run's folder that `compute` reads.
+    """
+
+    name: str
+    title: str
+    unit: str
+    better: int
+    scale: float
+    digits: int
+    compute: Callable[[Table], Estimate] | None
+    against: bool
+    table: str
+
+
+METRICS: dict[str, Metric] = {}
+
+
+def _add(item: Metric) -> None:
+    if item.name in METRICS:
+        raise ValueError(f"there are two metrics '{item.name}'")
+    METRICS[item.name] = item
+
+
+def metric(
+    name: str,
+    *,
+    title: str,
+    unit: str = "",
+    better: int = 0,
+    scale: float = 1.0,
+    digits: int = 3,
+    against: bool = False,
+    table: str = "eval.parquet",
+) -> Callable[[Callable[[Table], Estimate]], Callable[[Table], Estimate]]:
+    """Registers a function over a run's table of one split as the metric `name`."""
+
+    def register(function: Callable[[Table], Estimate]) -> Callable[[Table], Estimate]:
+        _add(Metric(name, title, unit, better, scale, digits, function, against, table))
+        return function
+
+    return register
+
+
+def stored(
+    name: str, title: str, unit: str = "", better: int = 0, scale: float = 1.0, digits: int = 3
+) -> None:
+    """Registers a metric that is a column of `results.load` already."""
+    _add(Metric(name, title, unit, better, scale, digits, None, False, ""))
+
+
+stored("reward", "judge reward", better=1)
+stored("reward_at_kl", "judge reward at equal KL", better=1)
+stored("reward_sft", "judge reward of SFT")
+stored("win_rate", "win rate against SFT", "%", better=1, scale=100.0, digits=1)
+stored("kl", "KL to reference", "nats", digits=2)
+stored("length", "length", "tokens", digits=1)
+stored("truncated", "truncated", "%", scale=100.0, digits=1)
+stored("train_reward", "training reward")
+stored("tokens_trained", "tokens trained", "tokens", digits=0)
+stored("tokens_generated", "tokens generated", "tokens", digits=0)
+stored("device_seconds", "device time", "s", better=-1, digits=1)
+
+#: metrics of a run as a whole, which no split divides
+WHOLE_RUN = ("tokens_trained", "tokens_generated", "device_seconds")
+
+
+def describe(column: str) -> Metric:
+    """The metric of a column such as `reward/test`; a plain one where none describes it."""
+    name = column.split("/")[0]
+    if name in METRICS:
+        return METRICS[name]
+    return Metric(name, name, "", 0, 1.0, 3, None, False, "")
+
+
+def unknown(given: str, known: Iterable[str]) -> DataError:
+    """The error that names the metrics there are, the closest first."""
+    names = sorted(set(known))
+    bare = list(dict.fromkeys(name.partition("/")[0] for name in names))
+    splits = ", ".join(sorted({name.partition("/")[2] for name in names if "/" in name}))
+    close = difflib.get_close_matches(given.partition("/")[0], bare, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
+    return DataError(
+        f"there is no metric '{given}'.{hint} There are: {', '.join(bare)}; "
+        f"most with a split, such as reward/test (splits: {splits})"
+    )

@@ -1,0 +1,228 @@
+"""Several processes of this machine train one stage: started, watched, and ended together."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import connection, parent_process
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from ablate.errors import AblateError, ConfigError, StageFailed
+from ablate.stages.compute import compute_here, prepare_machine, share_weights
+from ablate.stages.context import Context
+from ablate.stages.forks import death, fork_context
+from ablate.stages.graph import Stage
+from ablate.store.files import scratch
+
+#: seconds for the other ranks to notice that one has failed and to say what they saw
+GRACE_SECONDS = 3.0
+
+
+@dataclass
+class _Rank:
+    number: int
+    process: BaseProcess
+    pipe: Any
+    #: whether more may come through the pipe
+    open: bool = True
+    #: when it failed (None: not), and with what (None: it died without a word)
+    failed: float | None = None
+    error: AblateError | None = None
+
+
+def compute_on_ranks(stage: Stage, context: Context, size: int) -> None:
+    """Computes a stage that trains on `size` fresh processes of this machine.
+
+    Rank 0 writes into the stage's folder; what others write goes into folders that are removed.
+    The first failure ends all of them. No rank outlives this process.
+
+    Raises:
+        StageFailed: a rank failed or died; the message says which and why.
+        AblateError: what every rank refuses alike, as it is.
+        ConfigError: fewer GPUs than ranks.
+    """
+    _check_gpus(stage, size)
+    with scratch(context.out.parent, "ranks") as private, _rendezvous() as port:
+        ranks = []
+        try:
+            ranks = _start(stage, context, size, port, private)
+            _watch(ranks, context)
+            _judge(ranks, stage)
+        finally:
+            _end(ranks)
+
+
+def _check_gpus(stage: Stage, size: int) -> None:
+    import torch
+
+    if stage.run.runtime.device == "cpu" or not torch.cuda.is_available():
+        return
+    # what earlier stages left on the GPU that rank 0 is about to use
+    torch.cuda.empty_cache()
+    if torch.cuda.device_count() < size:
+        raise ConfigError(
+            f"runtime.processes={size}, but only {torch.cuda.device_count()} GPUs are visible; "
+            "lower it, or free more GPUs (CUDA_VISIBLE_DEVICES)"
+        )
+
+
+@contextlib.contextmanager
+def _rendezvous() -> Iterator[int]:
+    """The port of a store through which ranks find each other; held here, so no port is guessed."""
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+    try:
+        yield store.port
+    finally:
+        del store
+
+
+def _start(stage: Stage, context: Context, size: int, port: int, private: Path) -> list[_Rank]:
+    forks = fork_context()
+    ranks = []
+    for number in range(size):
+        out = context.out
+        if number:
+            out = private / str(number)
+            out.mkdir()
+        mine, theirs = forks.Pipe(duplex=False)
+        arguments = (stage, context.inputs, out, number, size, port, theirs)
+        process = forks.Process(target=_rank, args=arguments, name=f"rank {number}")
+        process.start()
+        theirs.close()
+        ranks.append(_Rank(number, process, mine))
+    return ranks
+
+
+def _watch(ranks: list[_Rank], context: Context) -> None:
+    """Passes reports on until all ranks have ended well, or one has not."""
+    deadline: float | None = None
+    while any(rank.process.is_alive() or rank.open for rank in ranks):
+        waiting: list[Any] = [rank.pipe for rank in ranks if rank.open]
+        waiting += [rank.process.sentinel for rank in ranks if rank.process.is_alive()]
+        connection.wait(waiting, timeout=0.5)
+        for rank in ranks:
+            _listen(rank, context)
+            if not rank.open and not rank.process.is_alive() and rank.process.exitcode:
+                rank.failed = rank.failed or time.time()
+        if deadline is None and any(rank.failed for rank in ranks):
+            deadline = time.monotonic() + GRACE_SECONDS
+        if deadline is not None and time.monotonic() > deadline:
+            return
+
+
+def _listen(rank: _Rank, context: Context) -> None:
+    """Takes what a rank has sent; its pipe is closed when it has ended."""
+    try:
+        while rank.open and rank.pipe.poll():
+            word, *rest = rank.pipe.recv()
+            if word == "report":
+                context.report(*rest)
+            elif word == "log":
+                context.log(*rest)
+            else:
+                rank.failed, rank.error = rest
+    except (EOFError, OSError):
+        rank.open = False
+        rank.process.join(timeout=GRACE_SECONDS)
+
+
+def _judge(ranks: list[_Rank], stage: Stage) -> None:
+    """Raises the failure that came first: what others say follows from it."""
+    failed = [rank for rank in ranks if rank.failed is not None]
+    if not failed:
+        return
+    # a rank that was killed says nothing, and the others notice before this process does; torch
+    # aborts those whose connection to it breaks
+    silent = [
+        rank for rank in failed if rank.error is None and rank.process.exitcode != -signal.SIGABRT
+    ]
+    first = min(silent or failed, key=lambda rank: rank.failed or 0.0)
+    where = f"process {first.number} of {len(ranks)}"
+    if first.error is None:
+        cause = death(first.process.exitcode)
+        raise StageFailed(f"the stage '{stage.title}' failed in {where}: {cause}")
+    if isinstance(first.error, StageFailed):
+        failure = StageFailed(f"{first.error} ({where})")
+        for note in getattr(first.error, "__notes__", []):
+            failure.add_note(note)
+        raise failure
+    raise first.error
+
+
+def _end(ranks: list[_Rank]) -> None:
+    for rank in ranks:
+        if rank.process.is_alive():
+            rank.process.terminate()
+    for rank in ranks:
+        rank.process.join(timeout=5)
+        if rank.process.is_alive():
+            rank.process.kill()
+            rank.process.join()
+        rank.pipe.close()
+
+
+def _rank(
+    stage: Stage,
+    inputs: dict[str, Path],
+    out: Path,
+    number: int,
+    size: int,
+    port: int,
+    pipe: Any,
+) -> None:
+    """Entry of a rank's process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    os.environ.update(
+        RANK=str(number),
+        LOCAL_RANK=str(number),
+        WORLD_SIZE=str(size),
+        LOCAL_WORLD_SIZE=str(size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        # the store is there already: no rank opens one of its own
+        TORCHELASTIC_USE_AGENT_STORE="True",
+    )
+    leads = number == 0
+
+    def report(*words: Any) -> None:
+        if leads:
+            pipe.send(("report", *words))
+
+    def log(*words: Any) -> None:
+        if leads:
+            pipe.send(("log", *words))
+
+    try:
+        prepare_machine(stage.run, size)
+        share_weights(stage)
+        compute_here(stage, Context(stage.params, inputs, out, stage.run, report, log, leads))
+        leave_group()
+    except AblateError as error:
+        pipe.send(("failed", time.time(), error))
+        pipe.close()
+        # at once: a rank that stayed would keep the others waiting for it
+        os._exit(1)
+
+
+def leave_group() -> None:
+    """Leaves the process group that a trainer joined, if it did."""
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _die_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGKILL)
