@@ -112,6 +112,9 @@ def test_missing_models_say_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="hf download nobody/nothing-here"):
         load_model("nobody/nothing-here")
     (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"no \.safetensors file.*save_pretrained"):
+        load_model(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_model(tmp_path)
 

@@ -294,8 +294,8 @@ def test_prompts_of_a_file_are_answered_by_the_policy_and_scored_by_its_judge(
     local = ["dataset=local", f"dataset.path={path}", "dataset.judge_share=0.2",
              "dataset.valid_share=0.1", "dataset.test_share=0.1", "num_responses=3",
              "dataset.pool.sampling.max_new_tokens=12", "dataset.pool.sampling.temperature=3",
-             "evaluation.num_valid=4",
-             "evaluation.num_test=4", "collection.curve_prompts=3"]  # fmt: skip
+             "evaluation.num_valid=4", "evaluation.num_test=4",
+             "collection.curve_prompts=3"]  # fmt: skip
     config = compose([*kept, f"results_dir={tmp_path / 's'}", *local, *words])
     legality.check(config)
     check_data(config)

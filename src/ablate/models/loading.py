@@ -20,13 +20,10 @@ from transformers import (
 
 from ablate.config.model import BaseModelConfig
 from ablate.errors import ModelError
-from ablate.models.missing import offline_help
+from ablate.models.missing import check_safetensors, offline_help
 from ablate.models.tokenizer import save_tokenizer, stop_token_ids
 from ablate.trl_compat.arguments import sharded, world_size
 from ablate.trl_compat.quiet import quiet
-
-#: files of weights that are pickles
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def resolve_device(device: str) -> torch.device:
@@ -120,7 +117,8 @@ def load_model(
     """
     path = str(path_or_id)
     _check_folder(path)
-    check_safetensors(path)
+    if os.path.isdir(path):
+        check_safetensors(path)
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
     options: dict[str, Any] = {}
@@ -140,21 +138,6 @@ def load_model(
     except (OSError, ValueError) as error:
         raise ModelError(offline_help(path, "model", error)) from error
     return (model if options else model.to(place)).eval()
-
-
-def check_safetensors(path: str) -> None:
-    """Raise a ModelError for a folder whose weights are pickles: loading one executes it."""
-    if not os.path.isdir(path) or any(Path(path).glob("*.safetensors")):
-        return
-    pickles = sorted(file.name for file in Path(path).iterdir() if file.suffix in PICKLES)
-    if pickles:
-        raise ModelError(
-            f"{path} holds its weights as {pickles[0]}, a pickle, which can run any code when it "
-            "is loaded; ablate loads .safetensors only. Look for a revision with safetensors, or, "
-            "where you trust the file, convert it once in Python: "
-            f"transformers.AutoModelForCausalLM.from_pretrained({path!r})"
-            ".save_pretrained('converted'), and copy the tokenizer's files there"
-        )
 
 
 def _too_large(path: str, dtype: torch.dtype, place: torch.device) -> bool:
@@ -246,9 +229,10 @@ def context_of_path(path: str, revision: str | None, trust_remote_code: bool) ->
     """Longest sequence that the model of a folder or hub id takes, without loading its weights."""
     _check_folder(path)
     try:
-        config = AutoConfig.from_pretrained(
-            path, revision=revision, trust_remote_code=trust_remote_code
-        )
+        with quiet():
+            config = AutoConfig.from_pretrained(
+                path, revision=revision, trust_remote_code=trust_remote_code
+            )
     except (OSError, ValueError) as error:
         raise ModelError(offline_help(path, "model", error)) from error
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)

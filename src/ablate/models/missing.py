@@ -1,6 +1,12 @@
 """What to tell a person whose model or tokenizer cannot be loaded."""
 
 import os
+from pathlib import Path
+
+from ablate.errors import ModelError
+
+#: files of weights that are pickles
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def offline_help(
@@ -14,15 +20,26 @@ def offline_help(
     first_line = (str(error).strip() or repr(error)).splitlines()[0]
     if os.path.isdir(path_or_id):
         return f"the {what} in {path_or_id} cannot be loaded: {first_line}"
-    login = ""
-    if any(word in str(error).lower() for word in ("gated", "401", "403", "restricted")):
-        login = (
-            "\nIts owner restricts access: ask for it on the model's page, then run "
-            "`hf auth login` with a token of the account that was let in"
-        )
     return (
         f"the {what} {path_or_id!r} is neither a folder nor in the local Hugging Face cache: "
         f"{first_line}\nDownload it where there is a network (`hf download {path_or_id} "
         f"--local-dir models/{path_or_id.split('/')[-1]}`) and give that folder as "
-        f"{setting}{login}"
+        f"{setting}. A model whose owner restricts access also needs permission, asked for on its "
+        "page, and `hf auth login` there"
+    )
+
+
+def check_safetensors(path: str | Path) -> None:
+    """Raise a ModelError for a folder without safetensors: loading a pickle executes it."""
+    if any(Path(path).glob("*.safetensors")):
+        return
+    pickles = sorted(file.name for file in Path(path).iterdir() if file.suffix in PICKLES)
+    found = ""
+    if pickles:
+        found = f" (its weights are in {pickles[0]}, a pickle, which runs any code when loaded)"
+    raise ModelError(
+        f"{path} holds no .safetensors file, the only format of weights that ablate loads{found}. "
+        "Take a revision that has one or, where you trust the files, convert them once in "
+        f"Python: transformers.AutoModelForCausalLM.from_pretrained('{path}')"
+        ".save_pretrained('converted'), and copy the tokenizer's files there"
     )

@@ -16,12 +16,11 @@ from transformers import (
 from ablate.errors import ModelError
 from ablate.models.loading import (
     check_lengths,
-    check_safetensors,
     context_length,
     resolve_device,
     resolve_dtype,
 )
-from ablate.models.missing import offline_help
+from ablate.models.missing import check_safetensors, offline_help
 from ablate.trl_compat.quiet import quiet
 
 
@@ -46,7 +45,8 @@ def load_reward_model(
     path = str(path_or_id)
     if not os.path.isdir(path) and path.startswith(("/", ".", "~")):
         raise ModelError(f"the reward model folder {path} does not exist")
-    check_safetensors(path)
+    if os.path.isdir(path):
+        check_safetensors(path)
     place = resolve_device(device)
     options: dict[str, Any] = {
         "revision": revision,

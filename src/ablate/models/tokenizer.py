@@ -17,6 +17,7 @@ from transformers import (
 
 from ablate.errors import ModelError
 from ablate.models.missing import offline_help
+from ablate.trl_compat.quiet import quiet
 
 PAD, BOS, EOS, SEP, UNK = "<pad>", "<bos>", "<eos>", "<sep>", "<unk>"
 _SPECIAL = (PAD, BOS, EOS, SEP, UNK)
@@ -102,9 +103,10 @@ def load_tokenizer(
             no thinking mode though one is asked for.
     """
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            path_or_id, revision=revision, trust_remote_code=trust_remote_code
-        )
+        with quiet():
+            tokenizer: Any = AutoTokenizer.from_pretrained(
+                path_or_id, revision=revision, trust_remote_code=trust_remote_code
+            )
     except (OSError, ValueError) as error:
         raise ModelError(offline_help(path_or_id, "tokenizer", error)) from error
     if tokenizer.eos_token_id is None and must_end:

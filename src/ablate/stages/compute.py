@@ -41,25 +41,28 @@ SHARDING = {
 
 
 def share_weights(stage: Stage) -> None:
-    """Has the policy's trainer shard weights, gradients and moments, if the run asks for it.
-
-    Raises:
-        ConfigError: there is no GPU: accelerate would train unsharded copies without a word.
-    """
-    import torch
-
+    """Has the policy's trainer shard weights, gradients and moments, if the run asks for it."""
     if not stage.run.runtime.fsdp:
         return
     for name in SHARDING:
         os.environ.pop(name, None)
-    if stage.name != "policy":
-        return
-    if stage.run.runtime.device == "cpu" or not torch.cuda.is_available():
+    if stage.name == "policy":
+        os.environ.update(SHARDING)
+
+
+def check_sharding(run: RunConfig) -> None:
+    """Refuses to shard without GPUs.
+
+    Raises:
+        ConfigError: there is none: accelerate would train unsharded copies without a word.
+    """
+    import torch
+
+    if run.runtime.fsdp and (run.runtime.device == "cpu" or not torch.cuda.is_available()):
         raise ConfigError(
             "runtime.fsdp=true shards a model over GPUs, and there are none here: on CPU, "
             "accelerate would train whole copies (DDP) without a word. Use runtime.fsdp=false"
         )
-    os.environ.update(SHARDING)
 
 
 def prepare_machine(run: RunConfig, sharers: int = 1) -> None:

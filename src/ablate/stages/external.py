@@ -8,6 +8,7 @@ from ablate.config.judge import Classifier
 from ablate.config.levels import read_level
 from ablate.config.model import BaseModelConfig
 from ablate.errors import ModelError
+from ablate.models.missing import check_safetensors, offline_help
 from ablate.store.files import checksum
 from ablate.store.layout import Layout
 from ablate.store.memory import remembered
@@ -41,8 +42,6 @@ def model_folder(path: str, content: dict[str, Any]) -> str:
         return str(Path(path).expanduser())
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
-
-    from ablate.models.missing import offline_help
 
     # not what lies beside: repositories hold the same weights in other formats
     patterns = [f"*{suffix}" for suffix in (*WANTED, ".py")]
@@ -107,11 +106,7 @@ def _hub(path: str, revision: str | None, setting: str) -> dict[str, Any]:
 def _digests(folder: Path, layout: Layout, wanted: tuple[str, ...]) -> dict[str, str]:
     """sha256 of each file; remembered by path, size and time, since weights can be large."""
     paths = sorted(path for path in folder.iterdir() if path.suffix in wanted)
-    if not any(path.suffix == ".safetensors" for path in paths):
-        raise ModelError(
-            f"{folder} holds no .safetensors file; ablate loads weights in that format only "
-            "(save the model with model.save_pretrained)"
-        )
+    check_safetensors(folder)
     result = {}
     for path in paths:
         stat = path.stat()
@@ -125,8 +120,6 @@ def _commit(hub_id: str, revision: str | None, setting: str) -> str:
     """The commit a hub id resolves to: asked of the hub, or of the local cache when offline."""
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
-
-    from ablate.models.missing import offline_help
 
     reason = ""
     try:

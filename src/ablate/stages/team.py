@@ -16,7 +16,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ablate.errors import AblateError, ConfigError, StageFailed
-from ablate.stages.compute import compute_here, prepare_machine, share_weights
+from ablate.stages.compute import (
+    check_sharding,
+    compute_here,
+    prepare_machine,
+    share_weights,
+)
 from ablate.stages.context import Context
 from ablate.stages.graph import RunPlan, Stage
 from ablate.stages.ranks import GRACE_SECONDS, compute_on_ranks, leave_group
@@ -67,13 +72,15 @@ def together(plan: RunPlan, lead: Callable[[], Result]) -> Result | None:
         None on the other ranks of a launcher.
 
     Raises:
-        ConfigError: the run asks for another number of processes than the launcher started.
+        ConfigError: the run asks for another number of processes than the launcher started, or
+            for sharding without GPUs.
         StageFailed: on the other ranks, where the one that leads is gone.
     """
-    size = launched()
+    size, wanted = launched(), plan.run.runtime.processes
+    if max(size, wanted) > 1:
+        check_sharding(plan.run)
     if not size:
         return lead()
-    wanted = plan.run.runtime.processes
     if wanted not in (1, size):
         raise ConfigError(
             f"runtime.processes={wanted}, but the launcher started {size} processes; leave "
