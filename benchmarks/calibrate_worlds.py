@@ -10,19 +10,17 @@ import argparse
 import math
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ablate.config.dataset import WorldConfig
+from ablate.config.levels import read_level
 from ablate.datasets import Prompt, World, open_dataset
 
 PAD, BOS, EOS, SEP = range(4)
-CONF = Path(__file__).resolve().parent.parent / "conf" / "dataset"
 
 
 def build(vocabulary: int, width: int, layers: int, heads: int) -> LlamaForCausalLM:
@@ -119,7 +117,7 @@ def report(title: str, world: World, prompts: list[Prompt], texts: list[list[str
 
 def calibrate(name: str, options: argparse.Namespace) -> None:
     """Train and sample in one world and print its statistics."""
-    config = WorldConfig.model_validate(yaml.safe_load((CONF / f"{name}.yaml").read_text()))
+    config = WorldConfig.model_validate(read_level("dataset", name))
     world = open_dataset(config)
     assert isinstance(world, World)
     assert world.vocabulary is not None

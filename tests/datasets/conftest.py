@@ -1,25 +1,22 @@
 """The embedded worlds with the shipped levels, smaller and with chosen values."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from ablate.config.dataset import WorldConfig
+from ablate.config.levels import read_level
 from ablate.datasets import World, open_dataset
 from ablate.datasets.lists import Lists
 from ablate.datasets.sums import Sums
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "dataset"
 SMALL = {"sft": 300, "reward": 60, "train": 120, "valid": 40, "test": 50, "ood": 70}
 
 
 def level(name: str) -> dict[str, Any]:
     """The plain content of a shipped level."""
-    plain: dict[str, Any] = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    return plain
+    return read_level("dataset", name)
 
 
 def _open(name: str, sizes: dict[str, int] | None = None, **values: Any) -> World:

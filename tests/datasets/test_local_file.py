@@ -10,21 +10,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from ablate.config.dataset import LocalConfig
+from ablate.config.levels import read_level
 from ablate.datasets import LocalDataset, PreferenceDataset, open_dataset
 from ablate.errors import ConfigError, DataError
 
-LEVEL = Path(__file__).resolve().parents[2] / "conf" / "dataset" / "local.yaml"
 Rows = list[dict[str, Any]]
 Write = Callable[..., Path]
 
 
 def config(path: Path, **values: Any) -> LocalConfig:
-    plain = yaml.safe_load(LEVEL.read_text()) | {"path": str(path), "judge_share": 0.0}
+    plain = read_level("dataset", "local") | {"path": str(path), "judge_share": 0.0}
     plain |= values
-    del plain["defaults"]  # the default judge, which is another node
     return LocalConfig.model_validate(plain)
 
 
@@ -185,10 +183,10 @@ BAD: list[tuple[Rows | str, str]] = [
     (group(responses="a b"), "row 2: responses must be a list, not a string"),
     (group(responses=["a", " ", "c"]), r"row 2: responses\[1\] is empty"),
     (group(prompt=""), "row 2: prompt is empty"),
-    (group(prompt=[{"role": "user"}]), "row 2: prompt must be a string, not a list"),
+    (group(prompt=[{"role": "user"}]), "row 2: prompt: message 0 must have a role and"),
     (group(prompt=None), "row 2: no prompt"),
     (group(split="dev"), "row 2: unknown split 'dev'; the splits are sft, reward"),
-    ([*GROUPS, {**GROUPS[0], "split": "test"}], r"row 4 of .* \(test\) repeats row 1 of .*train"),
+    ([GROUPS[0], {**GROUPS[0], "split": "test"}], "no row is left for the split 'train'"),
     ([{**GROUPS[0], "split": "valid"}], "no row is left for the split 'train'"),
 ]
 
@@ -240,10 +238,12 @@ def test_places_that_are_no_preference_file(write: Write, tmp_path: Path) -> Non
         load(write(GROUPS), ood_path=str(tmp_path / "ood.jsonl"))
 
 
-def test_the_same_prompt_in_and_out_of_distribution_is_refused(write: Write) -> None:
+def test_a_training_prompt_that_stands_in_another_file_leaves_training(write: Write) -> None:
     ood = write(GROUPS[:1], "ood.jsonl")
-    with pytest.raises(DataError, match=r"row 1 of ood.jsonl \(ood\) repeats row 1 of data.jsonl"):
-        load(write(GROUPS), ood_path=str(ood))
+    dataset = load(write(GROUPS), ood_path=str(ood))
+    assert [p.text for p in dataset.prompts("ood")] == ["a"]
+    assert [p.text for p in dataset.prompts("train")] == ["b"]
+    assert dataset.cleaning() == {"prompts of train that also stand in ood": 1}
 
 
 def test_shares_must_leave_something_to_train_on(write: Write) -> None:

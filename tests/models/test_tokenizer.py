@@ -148,3 +148,37 @@ def test_missing_tokenizer_says_what_to_download(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelError, match="hf download nobody/nothing-here"):
         load_tokenizer("nobody/nothing-here")
+
+
+TURNS = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "one?"},
+    {"role": "assistant", "content": "two."},
+    {"role": "user", "content": "three?"},
+]
+
+
+def test_messages_take_the_template_and_a_text_is_one_user_message(chat):
+    whole = chat.apply_chat_template(TURNS, tokenize=False, add_generation_prompt=True)
+    assert encode_prompt(chat, TURNS) == chat(whole, add_special_tokens=False)["input_ids"]
+    assert "<|im_start|>system" in chat.decode(encode_prompt(chat, TURNS))
+    assert encode_prompt(chat, [{"role": "user", "content": "hi"}]) == encode_prompt(chat, "hi")
+
+
+def test_models_without_a_template_read_the_plain_rendering(chat, byte_level):
+    plain = "Be brief.\n\nHuman: one?\n\nAssistant: two.\n\nHuman: three?\n\nAssistant:"
+    chat.chat_template = None
+    assert chat.decode(encode_prompt(chat, TURNS)) == plain
+    ids = encode_prompt(byte_level, TURNS)
+    assert byte_level.decode(ids) == f"<bos>{plain}<sep>"
+    assert len(ids) == len(plain) + 2
+
+
+def test_a_template_without_system_messages_is_told_with_the_roles(chat):
+    chat.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+        "{% endif %}" + CHATML
+    )
+    with pytest.raises(ModelError, match=r"roles system, user, assistant, user: System role not"):
+        encode_prompt(chat, TURNS)
+    assert encode_prompt(chat, TURNS[1:])

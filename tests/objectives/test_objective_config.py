@@ -265,8 +265,6 @@ def test_a_level_in_a_folder_of_the_user_works_without_touching_the_package(tmp_
 
 UNPROVIDED_LEVELS = {
     "inpo": "the round before",
-    "tpo_triple": "gold response",
-    "rationale_dpo": "rationale",
     "sparse_po": "a weight for every token",
     "dove": "prompts of their own",
 }
@@ -282,7 +280,18 @@ REWARD_FOR = {
 }
 
 
-@pytest.mark.parametrize("name", LEVELS)
+#: what comes with a column of a file, and with no embedded world
+COLUMN_LEVELS = {"tpo_triple": "gold", "rationale_dpo": "rationale"}
+
+
+@pytest.mark.parametrize(("name", "column"), COLUMN_LEVELS.items())
+def test_what_a_column_of_a_file_gives_is_refused_without_a_file(name, column):
+    with pytest.raises(ConfigError, match=f"dataset=lists does not.*column `{column}`"):
+        legality.check(compose([f"objective={name}"]))
+    legality.check(compose([f"objective={name}", "dataset=local", "dataset.path=x.jsonl"]))
+
+
+@pytest.mark.parametrize("name", sorted(set(LEVELS) - set(COLUMN_LEVELS)))
 def test_a_run_is_refused_exactly_where_the_pipeline_lacks_something(name):
     # a policy gradient wants fair draws of the pool, which the other objectives are content with
     run = compose([f"objective={name}", "num_responses.select=first"])

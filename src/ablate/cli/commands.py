@@ -20,6 +20,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ablate.cli.sample:main",
         "print prompts, responses of the SFT policy or the dataset, and their scores",
     ),
+    "data": (
+        "ablate.cli.data:main",
+        "what a dataset holds: counts, lengths, scores, what was left out, examples",
+    ),
     "objectives": (
         "ablate.cli.objectives:main",
         "the preference objectives: formula, needs and defaults; or one in full",

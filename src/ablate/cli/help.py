@@ -30,6 +30,7 @@ EXAMPLES = [
         "ablate objective=dpo,simpo,rpo_bwd num_responses=2,4 seed=0,1 -m",
         "a sweep: twelve runs, one table",
     ),
+    ("ablate data hh_rlhf dataset.path=~/hh-rlhf", "look at a dataset before using it"),
 ]
 
 

@@ -89,14 +89,15 @@ def _single(words: list[str], config_dirs: list[str]) -> int:
     from rich.console import Console
 
     from ablate.launch.sweep import layout_of
-    from ablate.stages.preflight import check_data, check_judge
+    from ablate.stages.judging import check_judge
+    from ablate.stages.preflight import check_data
     from ablate.stages.tracker import check_tracker
     from ablate.store import records
     from ablate.store.layout import check_writable
 
     run = compose(words, config_dirs)
     legality.check(run)
-    check_data(run)
+    notes = check_data(run)
     check_tracker(run)
     layout = layout_of(run)
     check_writable(layout, run.runtime.min_free_mb)
@@ -108,6 +109,8 @@ def _single(words: list[str], config_dirs: list[str]) -> int:
     from ablate.stages.team import leads, together
 
     console = Console(quiet=not leads())
+    for note in notes:
+        console.print(f"[dim]data: {note}[/]", highlight=False)
     planned = plan(run, layout)
     if run.force is not False or records.latest(layout, planned.identity) is None:
         check_judge(run.judge, run.runtime.device)

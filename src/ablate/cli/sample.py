@@ -45,6 +45,8 @@ def main(argv: Sequence[str]) -> int:
         pool = read_table(execution.ensure(labels_stage.inputs["pool"]) / "pool.parquet")
         labels = read_table(execution.ensure(labels_stage) / "labels.parquet")
     console.print()
+    if "clean" in labels:
+        labels = labels.assign(label=labels["clean"])
     table = pool.merge(labels, on=["prompt_id", "index"])
     for _, rows in list(table.groupby("prompt_id", sort=False))[:PROMPTS_SHOWN]:
         console.print(f"[bold]{rows['prompt'].iloc[0]}[/]", highlight=False)

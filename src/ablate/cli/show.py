@@ -66,6 +66,8 @@ def _facts(record: Record) -> Table:
     table.add_row("training reward", _reward(reward))
     for name, learnt in reward.get("learnt", {}).items():
         table.add_row(name.replace("reward_model", "learnt").replace(".", " "), _learnt(learnt))
+    for split, told in _data(data["stages"]):
+        table.add_row(f"data, {split}", told)
     table.add_row("checkpoint", f"step {data['policy']['step']} of {data['policy']['checkpoints']}")
     table.add_row("weights", f"sha256 {data['policy']['weights'][:16]}…")
     table.add_row(
@@ -94,6 +96,22 @@ def _reward(reward: dict[str, Any]) -> str:
         what = "is" if reward["judge_share"] == "all" else "is in part"
         parts.append(f"{what} the judge itself")
     return ", ".join(parts)
+
+
+def _data(stages: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Prompts and responses of every pool, what was left out, and how noisy labels are."""
+    rows = []
+    for stage in stages:
+        result, split = stage["result"], stage["role"].rpartition("/")[2]
+        if stage["name"] == "pool" and "data" in result:
+            parts = [f"{result['prompts']:,} prompts, {result['responses']:,} responses"]
+            parts += [f"{what}: {count:,}" for what, count in result["data"]["counts"].items()]
+            commit = result["data"]["origin"].get("commit")
+            rows.append((split, "; ".join(parts + ([f"commit {commit}"] if commit else []))))
+        if stage["name"] == "labels" and result.get("agrees_with_clean") is not None:
+            agrees = 100 * result["agrees_with_clean"]
+            rows.append((split, f"labels order {agrees:.1f} % of untied pairs as clean scores do"))
+    return rows
 
 
 def _learnt(learnt: dict[str, Any]) -> str:

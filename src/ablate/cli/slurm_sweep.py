@@ -12,7 +12,7 @@ from ablate.launch import failed, scheduler
 from ablate.launch.local import RunOutcome
 from ablate.launch.slurm import submit
 from ablate.launch.status import counts, sweep_status
-from ablate.launch.sweep import Sweep, freeze
+from ablate.launch.sweep import Sweep, freeze, layout_of
 from ablate.results import load
 
 
@@ -26,8 +26,8 @@ def sweep_on_slurm(
     """
     console = Console()
     # a job may start anywhere: it must find the store
-    root = checked(runs[:1]).layout.root.resolve()
-    sweep = checked([run.model_copy(update={"results_dir": str(root)}) for run in runs])
+    root = layout_of(runs[0]).root.resolve()
+    sweep = checked(console, [r.model_copy(update={"results_dir": str(root)}) for r in runs])
     with_threads(sweep, config.cpus_per_task)
     freeze(sweep, arguments, "slurm", config.model_dump())
     return submit_and_tell(console, sweep, config)

@@ -14,7 +14,8 @@ from ablate.errors import ConfigError
 from ablate.launch.local import RunOutcome, State, default_workers, run_locally
 from ablate.launch.sweep import Sweep, freeze, prepare
 from ablate.results import load
-from ablate.stages.preflight import check_data, check_judge
+from ablate.stages.judging import check_judge
+from ablate.stages.preflight import check_data
 from ablate.stages.tracker import check_tracker
 from ablate.store import records
 from ablate.store.layout import check_writable
@@ -29,7 +30,7 @@ def sweep_locally(
         ConfigError: an illegal combination in any arm, before anything runs.
     """
     console = Console()
-    sweep = checked(runs)
+    sweep = checked(console, runs)
     plans = list(sweep.plans.values())
     workers = workers or default_workers(plans)
     threads = max(1, (os.cpu_count() or 1) // workers)
@@ -65,20 +66,23 @@ def run_pool(console: Console, sweep: Sweep, workers: int) -> list[RunOutcome]:
     return outcomes
 
 
-def checked(runs: Sequence[RunConfig]) -> Sweep:
+def checked(console: Console, runs: Sequence[RunConfig]) -> Sweep:
     """The sweep of these runs, after every check that can be made before any work.
 
     Raises:
         ConfigError: an illegal combination in any arm. DataError, StoreError: what is not there.
     """
+    notes: dict[str, None] = {}
     for run in runs:
         try:
             legality.check(run)
         except ConfigError as error:
             where = f"{run.objective.name}, num_responses {run.num_responses.k}"
             raise ConfigError(f"{error}\n(in the arm {where})") from None
-        check_data(run)
+        notes |= dict.fromkeys(check_data(run))
         check_tracker(run)
+    for note in notes:
+        console.print(f"[dim]data: {note}[/]", highlight=False)
     folders = sorted({run.results_dir for run in runs})
     if len(folders) > 1:
         raise ConfigError(f"a sweep writes to one results_dir, not to {', '.join(folders)}")

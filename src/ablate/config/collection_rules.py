@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ablate.config.dataset import LocalConfig
+from ablate.config.dataset import GivenConfig
 from ablate.config.reward import GoldReward, walk
 from ablate.config.run import RunConfig
 
@@ -16,7 +16,7 @@ def collection_reasons(run: RunConfig) -> Iterator[str]:
             f"objective={objective.name} needs log-probs under the policy of the round before. "
             "Use collection=iterative (or online, where that is the policy that drew the responses)"
         )
-    if collection.fresh and isinstance(run.dataset, LocalConfig):
+    if collection.fresh and isinstance(run.dataset, GivenConfig):
         for source in walk(run.reward):
             if isinstance(source, GoldReward) and source.scores_from == "data":
                 yield (
@@ -85,7 +85,7 @@ def _pool(run: RunConfig) -> Iterator[str]:
     """Whether the pool of a prompt is large enough, where it is sampled."""
     objective, k = run.objective, run.num_responses.k
     size = run.dataset.pool.num_responses
-    given = isinstance(run.dataset, LocalConfig) and not run.collection.fresh
+    given = isinstance(run.dataset, GivenConfig) and not run.collection.fresh
     if not given and k > size:
         yield (
             f"num_responses is {k}, but the pool holds {size} responses "

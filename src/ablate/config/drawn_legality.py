@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ablate.config.dataset import LocalConfig
+from ablate.config.dataset import GivenConfig
 from ablate.config.run import RunConfig
 from ablate.config.selection import RULES
 from ablate.config.shaping import ALONG_TRAINING, VERDICTS
@@ -19,7 +19,7 @@ def _behaviour_reasons(run: RunConfig) -> Iterator[str]:
     """A ratio π/π_old needs the policy that drew the responses: the reference, as it is."""
     name = run.objective.name
     collection = run.collection
-    if isinstance(run.dataset, LocalConfig) and collection.kind == "offline":
+    if isinstance(run.dataset, GivenConfig) and collection.kind == "offline":
         yield (
             f"objective={name} weighs responses by the policy that drew them, and nobody knows it "
             f"of those that come with dataset={run.dataset.name}. Use collection=online, or an "
@@ -61,7 +61,7 @@ def _choice_reasons(run: RunConfig) -> Iterator[str]:
 def _shaping_reasons(run: RunConfig) -> Iterator[str]:
     """Shapers take verdicts of right or wrong; some need answers drawn while training goes on."""
     shaping, kind = run.shaping, run.reward.kind
-    local = isinstance(run.dataset, LocalConfig)
+    local = isinstance(run.dataset, GivenConfig)
     if shaping.kind == "none":
         return
     if shaping.kind in ALONG_TRAINING and run.collection.refresh_every is None:
@@ -85,5 +85,5 @@ def _shaping_reasons(run: RunConfig) -> Iterator[str]:
 
 def _verdicts(run: RunConfig) -> bool:
     """Whether the judge says right or wrong, as that of the world `sums` does."""
-    world = None if isinstance(run.dataset, LocalConfig) else run.dataset.world
+    world = None if isinstance(run.dataset, GivenConfig) else run.dataset.world
     return world == "sums" and run.judge.kind == "world"

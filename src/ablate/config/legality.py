@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 from ablate.config.collection_rules import collection_reasons
-from ablate.config.dataset import LocalConfig
+from ablate.config.dataset import GivenConfig, LocalConfig
 from ablate.config.drawn_legality import drawn_reasons
 from ablate.config.objective import ObjectiveConfig
 from ablate.config.process_rules import process_reasons
-from ablate.config.reward import gives
+from ablate.config.reward import gives, walk
 from ablate.config.reward_legality import reward_reasons
 from ablate.config.run import RunConfig
 from ablate.config.selection import RULES
@@ -15,14 +15,6 @@ from ablate.errors import ConfigError
 
 #: what an objective may need and no run gives: what it is, and what it would take
 UNPROVIDED = {
-    "gold": (
-        "a gold response to every prompt",
-        "It takes a dataset with a third response; in Python, PromptGroup(gold_logps=...)",
-    ),
-    "rationale": (
-        "a rationale of every preference",
-        "It takes a dataset with rationales; in Python, PromptGroup(rationale_logps=...)",
-    ),
     "token_weights": (
         "a weight for every token",
         "It takes a source of token masks; in Python, PromptGroup(token_weights=..., "
@@ -32,6 +24,12 @@ UNPROVIDED = {
         "groups whose responses answer prompts of their own",
         "It takes a dataset of joint pairs; in Python, a PromptGroup of such pairs",
     ),
+}
+
+#: what comes only with a file that has a column of this name
+COLUMNS = {
+    "gold": "a gold response to every prompt",
+    "rationale": "a rationale of every preference",
 }
 
 
@@ -56,7 +54,21 @@ def _reasons(run: RunConfig) -> Iterator[str]:
         )
     yield from _selection_reasons(run)
     yield from unfed(objective)
-    local = isinstance(run.dataset, LocalConfig)
+    local = isinstance(run.dataset, GivenConfig)
+    for column, what in COLUMNS.items():
+        if not getattr(needs, column):
+            continue
+        if not isinstance(run.dataset, LocalConfig):
+            yield (
+                f"objective={objective.name} needs {what}, which dataset={run.dataset.name} does "
+                f"not have. Use dataset=local with a file that has the column `{column}`"
+            )
+        elif run.collection.fresh:
+            yield (
+                f"objective={objective.name} needs {what}, which responses drawn anew do not have. "
+                "Use collection=offline"
+            )
+    yield from label_reasons(run, local)
     yield from collection_reasons(run)
     yield from _judge_reasons(run, local)
     yield from reward_reasons(run)
@@ -130,6 +142,27 @@ def unfed(objective: ObjectiveConfig) -> Iterator[str]:
                 f"objective={objective.name} needs {what}, which no level of another factor gives "
                 f"yet. {way}"
             )
+
+
+def label_reasons(run: RunConfig, local: bool) -> Iterator[str]:
+    """What is wrong with the label model; `local` says that texts are free."""
+    groups = run.dataset.labels.annotators
+    names = [group.name for group in groups]
+    if len(set(names)) < len(names):
+        yield f"dataset.labels.annotators has two groups of one name: {', '.join(names)}"
+    sources = [source.kind for source in walk(run.reward)]
+    online = run.collection.refresh_every is not None
+    if online and "labels" in sources and not run.dataset.labels.clean:
+        yield (
+            f"collection={run.collection.name} orders its fresh responses by the judge, without "
+            "the label model of dataset.labels. Use collection=iterative, whose pools are "
+            "labelled with it, or a reward that is learnt from the labels"
+        )
+    if local and any(group.nuisance for group in groups):
+        yield (
+            f"dataset={run.dataset.name} is free text: which of its words are for show is known in "
+            "the embedded worlds only. Use nuisance: 0 in dataset.labels.annotators"
+        )
 
 
 def _judge_reasons(run: RunConfig, local: bool) -> Iterator[str]:

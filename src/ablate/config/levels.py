@@ -51,7 +51,8 @@ def level_path(group: str, name: str, search: Sequence[Path | str] = ()) -> Path
 def read_level(group: str, name: str, search: Sequence[Path | str] = ()) -> dict[str, Any]:
     """Content of a level file as plain data, its `defaults:` list of sibling files merged in.
 
-    An entry `level@a.b` puts the level under the key a.b, as Hydra does.
+    An entry `level@a.b` puts the level under the key a.b, as Hydra does; an entry that chooses a
+    level of another factor (`override /factor: level`) is passed over.
     """
     return _plain(_read(group, name, search, seen=()))
 
@@ -91,7 +92,7 @@ def _read(group: str, name: str, search: Sequence[Path | str], seen: tuple[str, 
             for key in reversed(package.split(".") if package else []):
                 part = OmegaConf.create({key: part})
             parts.append(part)
-        else:
+        elif not _chooses_elsewhere(entry):
             raise ConfigError(
                 f"The defaults list in {path} may name files of the same folder only, "
                 f"not {entry!r}."
@@ -99,6 +100,11 @@ def _read(group: str, name: str, search: Sequence[Path | str], seen: tuple[str, 
     merged = OmegaConf.merge(*parts)
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def _chooses_elsewhere(entry: Any) -> bool:
+    """True for `override /factor…: level`, which says nothing of this factor."""
+    return isinstance(entry, DictConfig) and all(str(key).startswith("override /") for key in entry)
 
 
 @lru_cache(maxsize=256)

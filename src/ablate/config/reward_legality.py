@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ablate.config.dataset import LocalConfig
+from ablate.config.dataset import GivenConfig
 from ablate.config.objective import ObjectiveConfig
 from ablate.config.reward import (
     CompositeReward,
@@ -109,7 +109,7 @@ def says_nothing_alone(reward: RewardConfig, given: bool) -> str | None:
 def _for_selection(run: RunConfig) -> Iterator[str]:
     if run.training.select_checkpoint != "valid" or run.training.select_by == "judge":
         return
-    reason = says_nothing_alone(run.reward, isinstance(run.dataset, LocalConfig))
+    reason = says_nothing_alone(run.reward, isinstance(run.dataset, GivenConfig))
     if reason is not None:
         yield (
             f"training.select_by=training_reward needs a reward of new answers, but "
@@ -140,7 +140,7 @@ def _made_of(reward: RewardConfig) -> Iterator[str]:
 
 def _alone(reward: RewardConfig, run: RunConfig) -> Iterator[str]:
     training, dataset = training_of(reward), run.dataset
-    local = isinstance(dataset, LocalConfig)
+    local = isinstance(dataset, GivenConfig)
     if training is not None and training.prompts != "id" and local:
         yield (
             f"the prompts={training.prompts} of a reward's training are those of an embedded "
@@ -164,7 +164,7 @@ def _alone(reward: RewardConfig, run: RunConfig) -> Iterator[str]:
                 f"reward=verifier on dataset={dataset.name} needs reward.pattern: a regular "
                 "expression whose group finds the answer, compared with the column `reference`"
             )
-        world = None if isinstance(dataset, LocalConfig) else dataset.world
+        world = None if isinstance(dataset, GivenConfig) else dataset.world
         if reward.pattern is None and run.judge.kind == "world" and world == "lists":
             yield (
                 f"a verifier says right or wrong, but the judge of dataset={dataset.name} grades. "

@@ -3,17 +3,30 @@
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from ablate.datasets.chat import Conversation, Message
+
 SPLITS = ("sft", "reward", "judge", "train", "valid", "test", "ood")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt. `facts` is plain data that only the judge may read (the task's answer)."""
+    """One prompt. `facts` is plain data that only the judge may read (the task's answer).
+
+    `text` is what people read; `messages` are there where the prompt is more than one message of
+    a user. `source` says where a public set has it from.
+    """
 
     id: str
     split: str
     text: str
     facts: dict[str, Any] = field(default_factory=dict)
+    messages: tuple[Message, ...] | None = None
+    source: str | None = None
+
+    @property
+    def conversation(self) -> Conversation:
+        """The prompt as a tokenizer takes it."""
+        return self.text if self.messages is None else self.messages
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,26 @@ class PreferenceDataset(Protocol):
 
     def response_counts(self, split: str) -> dict[str, int]:
         """Responses that come with the dataset, by prompt id."""
+        ...
+
+    def gold(self, split: str) -> dict[str, str]:
+        """Gold responses by prompt id; prompts without one are left out."""
+        ...
+
+    def rationale(self, split: str) -> dict[str, str]:
+        """Texts that say why the better response is better, by prompt id, where there are any."""
+        ...
+
+    def nuisance_words(self, response: str) -> int:
+        """How many words of a response are there for show; worlds only, else `DataError`."""
+        ...
+
+    def origin(self) -> dict[str, Any]:
+        """Plain data on where rows come from (file digests, a hub id's commit); empty if drawn."""
+        ...
+
+    def cleaning(self) -> dict[str, int]:
+        """What was left out or merged when the rows were read: plain words and counts above 0."""
         ...
 
     def judge_identity(self) -> dict[str, Any]:

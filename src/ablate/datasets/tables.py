@@ -8,22 +8,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablate.datasets.chat import Conversation, Message, after_prompt, check_messages, render
 from ablate.errors import DataError
 
 _PAIR = ("prompt", "chosen", "rejected")
 _GROUP = ("prompt", "responses", "scores")
+_OPTIONAL = ("split", "source", "gold", "rationale", "reference")
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Row:
-    """One checked row: `number` as a person counts (lines or rows from 1)."""
+    """One checked group: a prompt, its responses and what is known of them.
+
+    `number` is as a person counts (lines or rows from 1); `prompt` is plain text, `messages` are
+    there where it was given as messages; `gold` is a response to learn by heart, `rationale` a text
+    that says why the better response is better, `reference` the right answer that a verifier knows.
+    """
 
     number: int
     prompt: str
     responses: list[str]
     scores: list[float]
     split: str | None
+    messages: tuple[Message, ...] | None = None
+    source: str | None = None
+    gold: str | None = None
+    rationale: str | None = None
+    reference: str | None = None
+
+    @property
+    def conversation(self) -> Conversation:
+        """The prompt as a tokenizer takes it."""
+        return self.prompt if self.messages is None else self.messages
 
 
 @dataclass(frozen=True)
@@ -44,8 +61,9 @@ def read_table(path: Path, splits: tuple[str, ...], field: str) -> Table:
     """Read and check a `.jsonl` or `.parquet` file.
 
     Columns: `prompt`, with `chosen` and `rejected` or with `responses` and `scores`, and
-    optionally `split`, one of `splits`. Others are passed over. `field` is the configuration
-    field that gave the path, for the messages.
+    optionally `split` (one of `splits`), `source`, `gold`, `rationale` and `reference`. Others are
+    passed over. Prompts and responses are texts or lists of {role, content}. `field` is the
+    configuration field that gave the path, for the messages.
     Raises `DataError` naming the file and the rows concerned.
     """
     if not path.exists():
@@ -107,7 +125,7 @@ def _read_parquet(path: Path, content: bytes) -> list[tuple[int, dict[str, Any]]
         table = pq.read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({error})") from error
-    wanted = [c for c in table.column_names if c in {*_PAIR, *_GROUP, "split"}]
+    wanted = [c for c in table.column_names if c in {*_PAIR, *_GROUP, *_OPTIONAL}]
     if table.num_rows and not wanted:
         _refuse_columns(path, table.column_names)
     return list(enumerate(table.select(wanted).to_pylist(), start=1))
@@ -138,15 +156,19 @@ def _check(
     lacking = [name for name in columns if record.get(name) is None]
     if lacking:
         raise ValueError(f"no {' and no '.join(lacking)}")
-    prompt = _text("prompt", record["prompt"])
+    prompt, messages = _prompt(record["prompt"])
+    conversation: Conversation = prompt if messages is None else messages
     if columns == _PAIR:
-        responses = [_text(name, record[name]) for name in ("chosen", "rejected")]
+        responses = [_response(name, record[name], conversation) for name in ("chosen", "rejected")]
         scores = [1.0, 0.0]
     else:
         for name in ("responses", "scores"):
             if not isinstance(record[name], list):
                 raise ValueError(f"{name} must be a list, not {_kind(record[name])}")
-        responses = [_text(f"responses[{i}]", text) for i, text in enumerate(record["responses"])]
+        responses = [
+            _response(f"responses[{i}]", text, conversation)
+            for i, text in enumerate(record["responses"])
+        ]
         scores = [_score(f"scores[{i}]", score) for i, score in enumerate(record["scores"])]
         if len(responses) != len(scores):
             raise ValueError(f"{len(responses)} responses but {len(scores)} scores")
@@ -155,12 +177,56 @@ def _check(
     split = record.get("split")
     if "split" in record and split not in splits:
         raise ValueError(f"unknown split {split!r}; the splits are {', '.join(splits)}")
-    return Row(number, prompt, responses, scores, split)
+    gold = record.get("gold")
+    source, rationale, reference = (
+        None if record.get(name) is None else _text(name, _plain(record[name]))
+        for name in ("source", "rationale", "reference")
+    )
+    return Row(
+        number,
+        prompt,
+        responses,
+        scores,
+        split,
+        messages=messages,
+        source=source,
+        gold=None if gold is None else _response("gold", gold, conversation),
+        rationale=rationale,
+        reference=reference,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A number as text: a reference answer is often one."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _prompt(value: Any) -> tuple[str, tuple[Message, ...] | None]:
+    """A prompt as plain text, and its messages where it was given as such."""
+    if not isinstance(value, list):
+        return _text("prompt", value), None
+    try:
+        messages = check_messages(value)
+    except ValueError as error:
+        raise ValueError(f"prompt: {error}") from None
+    text = _text("prompt", render(messages))
+    # one user message is the same prompt as its text
+    return text, None if len(messages) == 1 and messages[0]["role"] == "user" else messages
+
+
+def _response(name: str, value: Any, prompt: Conversation) -> str:
+    """A response given as text, or as messages that may repeat the prompt."""
+    if not isinstance(value, list):
+        return _text(name, value)
+    try:
+        return _text(name, after_prompt(value, prompt))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{name} must be a string, not {_kind(value)}")
+        raise ValueError(f"{name} must be a string or messages, not {_kind(value)}")
     if not value.strip():
         raise ValueError(f"{name} is empty")
     try:

@@ -127,6 +127,22 @@ class World(ABC):
         self._size(split)
         return {}
 
+    def gold(self, split: str) -> dict[str, str]:
+        """None come with a world."""
+        return {}
+
+    def rationale(self, split: str) -> dict[str, str]:
+        """None come with a world."""
+        return {}
+
+    def origin(self) -> dict[str, Any]:
+        """Empty: prompts are drawn."""
+        return {}
+
+    def cleaning(self) -> dict[str, int]:
+        """Empty: prompts are drawn apart, nothing is left out."""
+        return {}
+
     def judge_identity(self) -> dict[str, Any]:
         """World and version: neither seed nor sizes change what the judge says."""
         return {"world": self.config.world, "version": self.VERSION}

@@ -1,14 +1,18 @@
 """Answers of a policy to held-out prompts, as one table with the judge's scores."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Literal
 
 import pandas as pd
 
 from ablate.config.dataset import Sampling
 from ablate.config.sampler import SamplerConfig
+from ablate.datasets import chat
 from ablate.datasets.base import PreferenceDataset, Prompt
+from ablate.errors import DataError
 from ablate.evaluation.judges import Judge
+from ablate.models.fit import Fitter
 from ablate.models.tokenizer import decode_response, encode_prompt
 from ablate.rewards.table import Answer
 from ablate.sampling.sampler import open_sampler
@@ -38,10 +42,11 @@ def answer_prompts(
     Returns:
         One row per prompt and sample, in the prompts' order: split, prompt_id, sample, prompt,
         response (text), prompt_ids, response_ids, num_tokens (end token included), truncated
-        (no end token within the limit), judge_score (higher is better).
+        (no end token within the limit), judge_score (higher is better); messages (JSON, see
+        `ablate.datasets.chat`) where a prompt is more than one message of a user.
     """
     by_id = {prompt.id: prompt for prompt in prompts}
-    encoded = [(prompt.id, encode_prompt(tokenizer, prompt.text)) for prompt in prompts]
+    encoded = [(prompt.id, encode_prompt(tokenizer, prompt.conversation)) for prompt in prompts]
     ids = dict(encoded)
     with open_sampler(sampler, model, tokenizer) as source:
         sampled = source.draw(
@@ -60,6 +65,7 @@ def answer_prompts(
             "truncated": [not item.finished for item in sampled],
         }
     )
+    add_messages(frame, prompts)
     if opponents == "itself":
         frame["opponent"] = frame["response"]
     elif opponents is not None:
@@ -78,12 +84,50 @@ def held_out_prompts(dataset: PreferenceDataset, splits: dict[str, Any]) -> list
     ]
 
 
+def fitting(prompts: list[Prompt], fitter: Fitter, room: int) -> list[Prompt]:
+    """The prompts that leave `room` for an answer, shortened where the policy says so.
+
+    Raises:
+        DataError: none is left of a split.
+    """
+    kept = []
+    for prompt in prompts:
+        fitted = fitter.prompt(prompt.conversation, room)
+        if fitted is None:
+            continue
+        kept.append(shortened(prompt, fitted[0]))
+    lost = {prompt.split for prompt in prompts} - {prompt.split for prompt in kept}
+    if lost:
+        raise DataError(
+            f"no prompt of the split '{min(lost)}' leaves room for an answer of {room} tokens; "
+            "lower evaluation.sampling.max_new_tokens or raise dataset.lengths.max_prompt_tokens"
+        )
+    return kept
+
+
+def shortened(prompt: Prompt, conversation: chat.Conversation) -> Prompt:
+    """The prompt with the turns that were kept of it; itself where they are all."""
+    if conversation is prompt.conversation:
+        return prompt
+    messages = tuple(chat.as_messages(conversation))
+    return replace(prompt, text=chat.render(messages), messages=messages)
+
+
+def add_messages(frame: pd.DataFrame, prompts: Iterable[Prompt]) -> None:
+    """Adds the column `messages` to a table with prompt ids, if any prompt has messages."""
+    known = {p.id: chat.dump(p.messages) for p in prompts if p.messages is not None}
+    if known:
+        frame["messages"] = [known.get(name) for name in frame["prompt_id"]]
+
+
 def answers_of(frame: pd.DataFrame) -> list[Answer]:
     """The rows of an answer table or of a pool as scorers and judges want them.
 
-    A column `index` tells the places of a pool's responses, `opponent` what each is compared with.
+    A column `index` tells the places of a pool's responses, `opponent` what each is compared with,
+    `messages` the prompts that are more than one message of a user.
     """
     stored, opposed = "index" in frame.columns, "opponent" in frame.columns
+    messages = frame["messages"] if "messages" in frame.columns else [None] * len(frame)
     return [
         Answer(
             row.prompt_id,
@@ -93,6 +137,7 @@ def answers_of(frame: pd.DataFrame) -> list[Answer]:
             list(row.response_ids),
             index=int(row.index) if stored else None,
             opponent=row.opponent if opposed else None,
+            messages=chat.load(said) if isinstance(said, str) else None,
         )
-        for row in frame.itertuples(index=False)
+        for row, said in zip(frame.itertuples(index=False), messages, strict=True)
     ]

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from ablate.datasets.chat import Conversation, Message, as_messages, render
 from ablate.errors import ModelError
 from ablate.models.missing import offline_help
 from ablate.trl_compat.quiet import quiet
@@ -150,23 +151,24 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Conversation) -> list[int]:
     """Token ids of a prompt, ready for a response to follow.
 
-    Tokenizers built here: `<bos> words <sep>`. Foreign ones with a chat template: one user
-    message and the template's opening of the answer, its BOS and no second one. Others: the plain
-    text with the tokenizer's own BOS rule (an EOS that it would append is removed).
+    A text is one user message. Tokenizers built here: `<bos> words <sep>`. Foreign ones with a
+    chat template: the messages and the template's opening of the answer, its BOS and no second
+    one. Others: the plain rendering (`ablate.datasets.chat.render`) with the tokenizer's own BOS
+    rule (an EOS that it would append is removed).
 
     Raises:
-        ModelError: a word outside a closed vocabulary, or a chat template that refuses the text.
+        ModelError: a word outside a closed vocabulary, or a chat template that refuses the prompt.
     """
     if is_built_here(tokenizer):
-        ids = [tokenizer.bos_token_id, *_plain(tokenizer, text), tokenizer.sep_token_id]
-        return [int(token) for token in ids]
+        words = _plain(tokenizer, render(prompt))
+        return [int(token) for token in (tokenizer.bos_token_id, *words, tokenizer.sep_token_id)]
     if tokenizer.chat_template is not None:
-        rendered = _render(tokenizer, [{"role": "user", "content": text}], True)
+        rendered = _render(tokenizer, list(as_messages(prompt)), True)
         return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
-    ids = list(tokenizer(text)["input_ids"])
+    ids = list(tokenizer(render(prompt))["input_ids"])
     while ids and ids[-1] == tokenizer.eos_token_id:
         ids.pop()
     return ids
@@ -226,9 +228,7 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return list(dict.fromkeys(stops))
 
 
-def _render(
-    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], open_answer: bool
-) -> str:
+def _render(tokenizer: PreTrainedTokenizerBase, turns: list[Message], open_answer: bool) -> str:
     from jinja2 import TemplateError
 
     try:
@@ -237,8 +237,8 @@ def _render(
         )
     except (TemplateError, ValueError) as error:
         raise ModelError(
-            f"the tokenizer's chat template does not take a conversation of one user message: "
-            f"{error}"
+            f"the tokenizer's chat template does not take messages of the roles "
+            f"{', '.join(turn['role'] for turn in turns)}: {error}"
         ) from error
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablate.config.judge import Classifier
+from ablate.datasets.chat import as_messages
 from ablate.errors import ModelError
 from ablate.rewards.table import Answer
 
@@ -151,7 +152,7 @@ class ClassifierScorer:
 
 def turns_of(answer: Answer) -> list[dict[str, str]]:
     """The conversation that an answer continues."""
-    return [{"role": "user", "content": answer.prompt}]
+    return list(as_messages(answer.conversation))
 
 
 def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ablate.datasets.chat import Conversation, Message
 from ablate.errors import DataError
 from ablate.rewards.normalize import How, Normalizer, fit_normalizer
 from ablate.rewards.shaping import Shaper
@@ -19,7 +20,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Answer:
-    """A response to a prompt, as text and as the policy's token ids."""
+    """A response to a prompt, as text and as the policy's token ids.
+
+    `messages` are there where the prompt is more than one message of a user; `prompt` is then
+    their plain rendering.
+    """
 
     prompt_id: str
     prompt: str
@@ -28,8 +33,14 @@ class Answer:
     response_ids: list[int]
     #: its place among the prompt's responses in the stored pool; None for an answer that is new
     index: int | None = None
+    messages: list[Message] | None = None
     #: what it is compared with, by judges that compare two; None: the prompt's other answers
     opponent: str | None = None
+
+    @property
+    def conversation(self) -> Conversation:
+        """The prompt as a tokenizer takes it."""
+        return self.prompt if self.messages is None else self.messages
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ablate.config.dataset import Lengths
 from ablate.config.run import RunConfig
-from ablate.models.loading import load_model
+from ablate.models.fit import Fitter
+from ablate.models.loading import context_length, load_model
 from ablate.models.tokenizer import load_tokenizer
 from ablate.stages.context import Report
 from ablate.store.files import read_json
@@ -37,6 +39,12 @@ def load_policy(folder: Path, run: RunConfig) -> tuple[Any, Any]:
     return model, load_tokenizer(str(folder))
 
 
+def open_fitter(params: dict[str, Any], model: Any, tokenizer: Any) -> Fitter:
+    """Encodes within the model's context and the limits that a stage's parameters may hold."""
+    own = Lengths.model_validate(params["lengths"]) if "lengths" in params else None
+    return Fitter(tokenizer, own, context_length(model))
+
+
 def model_of(inputs: dict[str, Path], role: str) -> Path:
     """The model folder of an input: SFT's only model, or a trained policy's chosen checkpoint.
 
@@ -52,7 +60,10 @@ def model_of(inputs: dict[str, Path], role: str) -> Path:
 
 
 def read_pool(folder: Path) -> pd.DataFrame:
-    """The pool: prompt_id, prompt, prompt_ids, index, response, response_ids, finished."""
+    """The pool: prompt_id, prompt, prompt_ids, index, response, response_ids, finished.
+
+    Where the dataset has them also messages, gold_ids and rationale_ids.
+    """
     return read_table(folder / POOL)
 
 

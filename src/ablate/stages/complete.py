@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablate.config.dataset import LocalConfig
+from ablate.config.dataset import GivenConfig
 from ablate.config.reward import judge_share
 from ablate.errors import AblateError, StoreError
 from ablate.stages.execute import Display, Execution, Silent
@@ -174,7 +174,7 @@ def _record_data(
             **result("scores"),
             # all, part or none of the training reward is the judge itself (reward=gold)
             "judge_share": judge_share(
-                plan.run.reward, given=isinstance(plan.run.dataset, LocalConfig)
+                plan.run.reward, given=isinstance(plan.run.dataset, GivenConfig)
             ),
         },
         "stages": [

@@ -13,6 +13,7 @@ from ablate.evaluation.answers import (
     Opponents,
     answer_prompts,
     answers_of,
+    fitting,
     held_out_prompts,
 )
 from ablate.evaluation.verdicts import Tally
@@ -25,6 +26,7 @@ from ablate.stages.common import (
     RESULT,
     as_lists,
     load_policy,
+    open_fitter,
     within,
 )
 from ablate.stages.context import Context, Report
@@ -108,13 +110,15 @@ def held_out_answers(
     params = context.params
     dataset = open_dataset(context.run.dataset)
     judge = judge_of(context, dataset, list(params["splits"]))
+    sampling = Sampling.model_validate(params["sampling"])
+    prompts = held_out_prompts(dataset, params["splits"])
     answers = answer_prompts(
         model,
         tokenizer,
-        held_out_prompts(dataset, params["splits"]),
+        fitting(prompts, open_fitter(params, model, tokenizer), sampling.max_new_tokens),
         samples_per_prompt=params["samples_per_prompt"],
         sampler=context.run.sampler,
-        sampling=Sampling.model_validate(params["sampling"]),
+        sampling=sampling,
         seed=params["seed"],
         judge=judge,
         opponents=opponents(context),

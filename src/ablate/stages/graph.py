@@ -5,6 +5,7 @@ from typing import Any
 
 from ablate.config.run import RunConfig
 from ablate.datasets import open_dataset
+from ablate.stages.data_params import label_model, lengths
 from ablate.stages.external import model_content
 from ablate.stages.judging import compares_two, judge_content, labelled_by
 from ablate.stages.reward_plan import PlannedReward, learnt
@@ -65,7 +66,7 @@ class Planner:
         return params if model.thinking is None else {**params, "thinking": model.thinking}
 
     def sft(self, seed: int, role: str = "") -> Stage:
-        params = {
+        params: dict[str, Any] = {
             "model": self.base_model(),
             "sft": self.run.base_model.sft.identity(),
             "demonstrations": None,
@@ -74,6 +75,7 @@ class Planner:
         }
         if self.run.base_model.sft.steps > 0:
             params["demonstrations"] = self.dataset.identity("sft")
+            params |= lengths(self.run)
             if self.run.base_model.lora is not None:
                 params["lora"] = self.run.base_model.lora.identity()
         return self.stage("sft", params, {}, role)
@@ -100,6 +102,7 @@ class Planner:
         if not (given and self.dataset.has_responses):
             params |= {"pool": self.run.dataset.pool.identity(), "seed": seed}
             params |= self.sampler()
+        params |= lengths(self.run)
         chosen = {} if select is None else {"policy_select": select}
         return self.stage(
             "pool", params | (more or {}), {"policy": policy, **chosen}, role or split
@@ -111,10 +114,14 @@ class Planner:
         return {} if kind == "transformers" else {"sampler": kind}
 
     def labels(self, split: str, pool: Stage, role: str = "", *, given: bool = True) -> Stage:
+        params: dict[str, Any]
         if split == "judge" or (given and self.labelled == "given"):
             params = {"source": "given", "prompts": self.dataset.identity(split), "split": split}
+            # the judge learns from clean labels
+            params |= {} if split == "judge" else label_model(self.run, self.upstream)
             return self.stage("labels", params, {"pool": pool}, role or split)
         params = {"source": "judge", "judge": self.judge_content(), "split": split}
+        params |= label_model(self.run, self.upstream)
         return self.stage("labels", params, {"pool": pool, **self.judge_inputs()}, role or split)
 
     @property
@@ -201,4 +208,5 @@ class Planner:
             "seed": evaluation.seed,
             "judge": self.judge_content(),
             **self.sampler(),
+            **lengths(self.run),
         }

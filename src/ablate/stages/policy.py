@@ -172,7 +172,11 @@ def select_groups(context: Context) -> tuple[list[Group], int]:
     if previous is not None:
         other = read_table(previous / REF_LOGPS).rename(columns={"logp": "prev_logp"})
         table = joined(table, other, ["prev_logp"])
-    sampled = context.run.objective.needs.reference_sample
+    needs = context.run.objective.needs
+    sampled = needs.reference_sample
+    # texts of the prompt that came with the data
+    texts = ["gold_ids"] * needs.gold
+    texts += ["rationale_ids", "rationale_prompt_ids"] * needs.rationale
     groups = []
     widest = 0.0
     for name, rows in grouped(table):
@@ -200,6 +204,7 @@ def select_groups(context: Context) -> tuple[list[Group], int]:
                 pool_index=numbers,
                 prev_logps=None if previous is None else rows["prev_logp"].tolist(),
                 sample_ids=sample_ids,
+                **{name: list(rows[name].iloc[0]) for name in texts},
                 **reward_fields(rows, picked),
             )
         )

@@ -2,8 +2,8 @@
 
 from ablate.config.dataset import Sampling
 from ablate.datasets import open_dataset
-from ablate.evaluation.answers import answer_prompts, held_out_prompts
-from ablate.stages.common import RESULT, load_policy, within
+from ablate.evaluation.answers import answer_prompts, fitting, held_out_prompts
+from ablate.stages.common import RESULT, load_policy, open_fitter, within
 from ablate.stages.context import Context
 from ablate.stages.evaluation import opponents, training_reward
 from ablate.stages.judging import judge_of
@@ -23,16 +23,17 @@ def run(context: Context) -> None:
     judge = judge_of(context, dataset, list(params["splits"]))
     others = opponents(context)
     steps = read_json(context.inputs["policy"] / RESULT)["checkpoints"]
+    sampling = Sampling.model_validate(params["sampling"])
     curve: dict[int, float] = {}
     for number, step in enumerate(steps):
         model, tokenizer = load_policy(context.inputs["policy"] / f"step-{step}", context.run)
         answers = answer_prompts(
             model,
             tokenizer,
-            prompts,
+            fitting(prompts, open_fitter(params, model, tokenizer), sampling.max_new_tokens),
             samples_per_prompt=params["samples_per_prompt"],
             sampler=context.run.sampler,
-            sampling=Sampling.model_validate(params["sampling"]),
+            sampling=sampling,
             seed=params["seed"],
             judge=judge,
             opponents=others,

@@ -5,19 +5,15 @@ from typing import Any
 
 from ablate.config.model import SFT
 from ablate.datasets import open_dataset
+from ablate.errors import DataError
 from ablate.models.loading import (
     build_model,
     load_model,
     save_model,
     weights_digest,
 )
-from ablate.models.tokenizer import (
-    build_tokenizer,
-    encode_prompt,
-    encode_response,
-    load_tokenizer,
-)
-from ablate.stages.common import MODEL, RESULT, STEPS
+from ablate.models.tokenizer import build_tokenizer, load_tokenizer
+from ablate.stages.common import MODEL, RESULT, STEPS, open_fitter
 from ablate.stages.context import Context
 from ablate.stages.external import model_folder
 from ablate.store.files import write_json
@@ -43,10 +39,14 @@ def run(context: Context) -> None:
     result: dict[str, Any] = {"steps": 0}
     sft = SFT.model_validate(context.params["sft"])
     if sft.steps > 0:
-        examples = [
-            (encode_prompt(tokenizer, prompt.text), encode_response(tokenizer, text))
-            for prompt, text in open_dataset(context.run.dataset).demonstrations()
-        ]
+        fitter = open_fitter(context.params, model, tokenizer)
+        examples = []
+        for prompt, text in open_dataset(context.run.dataset).demonstrations():
+            fitted = fitter.group(prompt.conversation, [text])
+            if fitted is not None and fitted.responses[0] is not None:
+                examples.append((fitted.prompt_ids, fitted.responses[0][0]))
+        if not examples:
+            raise DataError("no demonstration fits into the model's context")
         steps = train_sft(
             model,
             tokenizer,
@@ -63,6 +63,7 @@ def run(context: Context) -> None:
             return
         write_table(steps, context.out / STEPS)
         result |= {"steps": sft.steps, "final_loss": float(steps["loss"].iloc[-1])}
+        result |= {"data": dict(fitter.counts)} if fitter.counts else {}
     save_model(model, tokenizer, context.out / MODEL)
     write_json(
         context.out / RESULT,
