@@ -14,6 +14,7 @@ def runs(**columns: list[object]) -> pd.DataFrame:
     count = len(next(iter(columns.values())))
     base = {
         "objective": ["dpo"] * count, "num_responses": [2] * count, "reward": ["gold"] * count,
+        "shaping": ["none"] * count,
         "base_model": ["tiny"] * count, "dataset": ["lists"] * count,
         "collection": ["offline"] * count, "seed": list(range(count)), "status": ["done"] * count,
         "config.objective.beta": [0.1] * count, "config.training.lr": [1e-3] * count,
