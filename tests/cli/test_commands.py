@@ -211,3 +211,22 @@ def test_completion_in_a_real_bash(tmp_path: Path) -> None:
     words = done.stdout.split()
     assert "objective=rpo_bwd" in words, done.stderr
     assert "show" in words
+
+
+def test_sample_says_whose_responses_it_shows(ablate: Command, tmp_path: Path) -> None:
+    drawn = ablate("sample", *SMALL)
+    assert drawn.returncode == 0, drawn.stderr
+    told = " ".join(drawn.stdout.split())
+    assert "96 answers of the SFT policy to 24 prompts: mean judge score" in told
+    rows = [
+        {"prompt": f"question {n}?", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(60)
+    ]
+    path = tmp_path / "prefs.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    kept = [word for word in SMALL if not word.startswith(("dataset.", "base_model.sft.steps"))]
+    given = ablate("sample", *kept, "dataset=local", f"dataset.path={path}", "num_responses=2",
+                   "reward=labels", "objective=dpo", "base_model.sft.steps=2")  # fmt: skip
+    assert given.returncode == 0, given.stderr
+    told = " ".join(given.stdout.split())
+    assert "responses of the dataset to 36 prompts: mean score in the dataset 0.50" in told
+    assert "SFT policy" not in told.replace("✓ SFT policy", "")

@@ -170,3 +170,23 @@ def test_each_job_sees_one_gpu_and_gives_it_back(
     go(sweep)
     (run,) = records.records(sweep.layout)
     assert run.data["status"] == "done"
+
+
+def test_a_job_of_two_processes_gets_two_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7,8")
+    arms = [["objective=dpo", "runtime.processes=2"], ["objective=ipo", "runtime.processes=2"]]
+    sweep = sweep_of(tmp_path, *arms)
+    plans = list(sweep.plans.values())
+    assert local.default_workers(plans) == 2
+    pool = local._Pool(sweep, 2, dict.fromkeys(sweep.plans, "x"), lambda state: None)
+    taken = [pool._take_gpus(key) for key in ("one", "two")]
+    assert taken == ["2,5", "7,8"]
+    pool.free_gpus += pool.gpus_of.pop("one")
+    assert pool._take_gpus("three") == "2,5"
+    pool.stop()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    pool = local._Pool(sweep, 2, dict.fromkeys(sweep.plans, "x"), lambda state: None)
+    assert pool._take_gpus("one") == "2", "a GPU twice in the list would be no GPU list"
+    pool.stop()

@@ -193,7 +193,9 @@ def test_any_objective_and_reward_trains_online(store: Path, words: list[str]) -
     data = outcome.record.data
     assert data["status"] == "done"
     steps = pd.read_parquet(outcome.record.path / "train.parquet")
-    assert (steps["grad_norm"] > 0).all()
+    # a step whose prompts all hold nothing but ties teaches nothing
+    assert ((steps["grad_norm"] > 0) == (steps["usable"] > 0)).all()
+    assert steps["usable"].sum() > 0
     assert (steps["responses"] == steps["prompts"] * data["config"]["num_responses"]["k"]).all()
     curve = pd.read_parquet(outcome.record.path / "curve.parquet")
     of_answers_alone = data["reward"]["kind"] not in ("labels", "pairwise")

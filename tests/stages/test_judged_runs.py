@@ -19,7 +19,8 @@ from ablate.errors import JudgeError, ModelError
 from ablate.models.tokenizer import build_tokenizer
 from ablate.stages.complete import Outcome, complete
 from ablate.stages.graph import plan
-from ablate.stages.preflight import check_data, check_judge
+from ablate.stages.judging import check_judge
+from ablate.stages.preflight import check_data
 from ablate.store.layout import Layout
 from endpoint import Endpoint, quality
 from smallrun import SMALL
@@ -170,13 +171,7 @@ def test_fresh_responses_and_the_curve_are_judged_by_the_same_judge(
     words = ["collection=online", "collection.curve_every=1", "training.max_steps=2",
              "num_responses=2"]  # fmt: skip
     outcome = run(store, *asked_at(endpoint, level="http_pairwise"), *words)
-    steps = pd.read_parquet(outcome.record.path / "train.parquet")
-    curve = steps["curve/judge_reward"].dropna() if "curve/judge_reward" in steps else None
-    stage = next(s for s in outcome.record.data["stages"] if s["role"] == "policy")
-    folder = store / "stages" / "policy" / stage["id"]
-    if curve is None:
-        (file,) = folder.glob("*curve*")
-        curve = pd.read_parquet(file)["judge_reward"]
+    curve = table(store, outcome, "policy", "curve.parquet")["judge_reward"]
     assert len(curve) > 0
     assert curve.between(0, 1).all()
     # before the first step the policy is the SFT policy, and all are draws
@@ -277,3 +272,62 @@ def test_a_files_responses_can_be_labelled_by_the_judge(tmp_path: Path, endpoint
     np.testing.assert_allclose(labels["label"], expected)
     answers = pd.read_parquet(outcome.record.path / "eval.parquet")
     assert "train_reward" in answers, "the judge knows what new answers are worth"
+
+
+def talks(path: Path, rows: int) -> Path:
+    """Conversations of several turns, the responses as texts."""
+    lines = [
+        {
+            "prompt": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": f"Hello {n}"},
+                {"role": "assistant", "content": "Hi."},
+                {"role": "user", "content": "Name a city."},
+            ],
+            "chosen": f"Oslo {n}",
+            "rejected": f"no {n}",
+        }
+        for n in range(rows)
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return path
+
+
+def test_a_conversation_reaches_a_classifier_as_its_own_template_writes_it(
+    tmp_path: Path, reward_model: Path
+) -> None:
+    path = talks(tmp_path / "talks.jsonl", 60)
+    words = [*LOCAL, f"dataset.path={path}", "judge=hf", f"judge.path={reward_model}",
+             "dataset.labelled_by=judge", "reward=gold"]  # fmt: skip
+    outcome = run(tmp_path / "store", *words, small=KEPT)
+    labels = table(tmp_path / "store", outcome, "labels/train", "labels.parquet")
+    pool = table(tmp_path / "store", outcome, "pool/train", "pool.parquet")
+    for row, label in list(zip(pool.itertuples(), labels["label"], strict=True))[:3]:
+        number = row.response.split()[-1]
+        turns = json.loads(row.messages)
+        assert [turn["content"] for turn in turns] == [
+            "Be brief.", f"Hello {number}", "Hi.", "Name a city.",
+        ]  # fmt: skip
+        assert label == pytest.approx(score_of(reward_model, turns, row.response), abs=1e-4)
+
+
+def test_a_conversation_reaches_an_endpoint_turn_by_turn(
+    tmp_path: Path, endpoint: Endpoint
+) -> None:
+    path = talks(tmp_path / "talks.jsonl", 60)
+    words = [*LOCAL, f"dataset.path={path}", "dataset.labelled_by=judge", "reward=gold"]
+    reward = [*asked_at(endpoint, level="http_reward")]
+    reward[1] = f"judge.url={endpoint.url('/rewards')}"
+    endpoint.bodies.clear()
+    run(tmp_path / "store", *words, *reward, small=KEPT)
+    sent = [item for body in endpoint.bodies for item in body["inputs"]]
+    assert {tuple(turn["role"] for turn in item["messages"]) for item in sent} == {
+        ("system", "user", "assistant", "user")
+    }
+    assert all(item["messages"][-1]["content"] == "Name a city." for item in sent)
+
+    endpoint.bodies.clear()
+    run(tmp_path / "store", *words, *asked_at(endpoint), small=KEPT)
+    question = endpoint.bodies[0]["messages"][0]["content"]
+    assert "[Asked]\nsystem: Be brief.\n\nuser: Hello" in question
+    assert "assistant: Hi.\n\nuser: Name a city.\n\n[Answered]\n" in question

@@ -71,6 +71,10 @@ def test_labels_compare_responses_and_the_win_rate_is_the_reward(store: Path) ->
         np.testing.assert_array_equal(wins(table)[str(name)], expected)
         rates += ((expected.sum(axis=1) - 0.5) / (len(rows) - 1)).tolist()
     np.testing.assert_allclose(table["raw"], rates)
+    # the labels' own comparisons agree with the labels, and are sure of it
+    agreed = outcome.record.data["reward"]["agreement"]
+    assert agreed["accuracy"] == 1
+    assert agreed["calibration_error"] == pytest.approx(0, abs=1e-9)
     np.testing.assert_allclose(
         table["reward"], table["raw"] / outcome.record.data["reward"]["scale"]
     )

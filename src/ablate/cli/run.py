@@ -89,7 +89,8 @@ def _single(words: list[str], config_dirs: list[str]) -> int:
     from rich.console import Console
 
     from ablate.launch.sweep import layout_of
-    from ablate.stages.preflight import check_data, check_judge
+    from ablate.stages.judging import check_judge
+    from ablate.stages.preflight import check_data
     from ablate.stages.tracker import check_tracker
     from ablate.store import records
     from ablate.store.layout import check_writable

@@ -15,7 +15,8 @@ from ablate.launch.local import RunOutcome, State, default_workers, run_locally
 from ablate.launch.sweep import freeze, prepare
 from ablate.results import load
 from ablate.stages.complete import run_name
-from ablate.stages.preflight import check_data, check_judge
+from ablate.stages.judging import check_judge
+from ablate.stages.preflight import check_data
 from ablate.stages.tracker import check_tracker
 from ablate.store import records
 from ablate.store.layout import check_writable

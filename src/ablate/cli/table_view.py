@@ -10,6 +10,7 @@ from rich.text import Text
 from ablate.analysis.caption import name_of, number, title
 from ablate.analysis.formats import mark, panels, remark, row_headings, value
 from ablate.analysis.table import AblationTable, Entry
+from ablate.metrics import describe
 
 
 def show(console: Console, table: AblationTable) -> None:
@@ -49,25 +50,23 @@ def _cell(entry: Entry) -> Text:
 
 def _differences(console: Console, table: AblationTable) -> None:
     """The comparisons behind the stars: difference, simultaneous interval, corrected p."""
-    shown = [e for e in table.entries.values() if e.comparison is not None]
-    if not shown:
-        return
-    grid = _grid()
-    grid.add_column("difference to the baseline", no_wrap=True)
-    several = len(table.metrics) > 1
-    if several:
-        grid.add_column("in")
-    for heading in ("difference", "simultaneous 95 %", "p, Holm", "in sd", ""):
-        grid.add_column(heading, justify="right" if heading else "left", no_wrap=bool(heading))
-    for entry in shown:
-        found = entry.comparison
-        assert found is not None
-        cells = [name_of(table, entry.row, entry.col)]
-        if several:
-            cells.append(title(entry.metric))
-        grid.add_row(*cells, *_numbers(entry, found), verdict(entry, found))
-    console.print(grid)
-    console.print()
+    for metric in table.metrics:
+        entries = [e for e in table.entries.values() if e.metric == metric]
+        shown = [(e, e.comparison) for e in entries if e.comparison is not None]
+        if not shown:
+            continue
+        what = f": {title(metric)}" if len(table.metrics) > 1 else ""
+        console.print(f"[bold]difference to the baseline{what}[/]", highlight=False)
+        grid = _grid()
+        grid.add_column("", no_wrap=True)
+        for heading in ("difference", "simultaneous 95 %", "p, Holm", "in sd"):
+            grid.add_column(heading, justify="right", no_wrap=True)
+        grid.add_column("")
+        for entry, found in shown:
+            name = name_of(table, entry.row, entry.col)
+            grid.add_row(name, *_numbers(entry, found), verdict(entry, found))
+        console.print(grid)
+        console.print()
 
 
 def _numbers(entry: Entry, found: dict[str, Any]) -> list[str]:
@@ -88,8 +87,6 @@ def _numbers(entry: Entry, found: dict[str, Any]) -> list[str]:
 
 def verdict(entry: Entry, found: dict[str, Any]) -> str:
     """What may be said of a comparison."""
-    from ablate.metrics import describe
-
     if math.isnan(found["p"]):
         return "cannot be tested"
     if found["significant"]:

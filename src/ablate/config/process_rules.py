@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from ablate.config.run import RunConfig
+from ablate.config.shaping import WHOLE_BATCH
 
 
 def process_reasons(run: RunConfig) -> Iterator[str]:
@@ -23,6 +24,11 @@ def process_reasons(run: RunConfig) -> Iterator[str]:
         yield (
             f"each of {processes} processes has {share} of training.batch_size="
             f"{run.training.batch_size} prompts, no multiple of training.micro_batch_size={micro}"
+        )
+    if processes > 1 and run.shaping.kind in WHOLE_BATCH:
+        yield (
+            f"shaping={run.shaping.name} looks at all responses of a step, but each of "
+            f"runtime.processes={processes} rewards its share: use runtime.processes=1"
         )
     if run.runtime.fsdp:
         yield from _sharded_reasons(run)

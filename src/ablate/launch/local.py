@@ -171,15 +171,19 @@ class _Pool:
     def _spawn(self, job: Job) -> None:
         outcome = self.folder / f"{job.key}.json"
         log = self.logs / f"{job.key[:28]}.log"
-        taken, self.free_gpus = self.free_gpus[: self.each], self.free_gpus[self.each :]
-        self.gpus_of[job.key] = taken
-        # one GPU more than once in the list would hide those after it
-        gpus = ",".join(dict.fromkeys(taken)) if taken else None
+        gpus = self._take_gpus(job.key)
         arguments = (str(job.frozen), job.stage, str(outcome), str(log), gpus)
         process = self.context.Process(target=work, args=arguments, name=job.title)
         process.start()
         self.active[process.sentinel] = (job, process, outcome, log)
         self._name_running()
+
+    def _take_gpus(self, key: str) -> str | None:
+        """The GPUs of a job, one per process, as CUDA_VISIBLE_DEVICES; None without GPUs."""
+        taken, self.free_gpus = self.free_gpus[: self.each], self.free_gpus[self.each :]
+        self.gpus_of[key] = taken
+        # one GPU more than once in the list would hide those after it
+        return ",".join(dict.fromkeys(taken)) if taken else None
 
     def _end(self, sentinel: Any) -> None:
         job, process, outcome, log = self.active.pop(sentinel)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from ablate.datasets.chat import render
 from ablate.errors import ModelError
 from ablate.models.tokenizer import encode_prompt, encode_response, is_built_here
 
@@ -59,7 +60,7 @@ def encode_conversation(
     Raises:
         ModelError: a template that refuses the conversation, or an answer longer than the room.
     """
-    text = "\n\n".join(turn["content"] for turn in turns)
+    text = render(turns)
     if encoding == "pair":
         return _pair(tokenizer, text, response, room)
     if encoding == "chat":

@@ -33,9 +33,9 @@ class Answer:
     response_ids: list[int]
     #: its place among the prompt's responses in the stored pool; None for an answer that is new
     index: int | None = None
+    messages: list[Message] | None = None
     #: what it is compared with, by judges that compare two; None: the prompt's other answers
     opponent: str | None = None
-    messages: list[Message] | None = None
 
     @property
     def conversation(self) -> Conversation:

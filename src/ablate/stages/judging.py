@@ -1,16 +1,18 @@
 """The judge of a run: what identifies it when a run is planned, and how stages open it."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ablate.config.dataset import GivenConfig
-from ablate.config.judge import HttpJudgeConfig, check_template
+from ablate.config.judge import HttpJudgeConfig, JudgeConfig, check_template
 from ablate.config.run import RunConfig
 from ablate.datasets.base import PreferenceDataset
 from ablate.errors import ConfigError
+from ablate.evaluation.http_client import read_key
 from ablate.stages.context import Context
-from ablate.stages.external import classifier_content, model_folder
+from ablate.stages.external import classifier_content, local_folder, model_folder
 from ablate.store.layout import Layout
 
 if TYPE_CHECKING:
@@ -45,6 +47,23 @@ def judge_content(run: RunConfig, dataset: PreferenceDataset, layout: Layout) ->
             content.pop("scale")
     content["template"] = _template(judge) if judge.format == "chat" else ""
     return content
+
+
+@functools.lru_cache(maxsize=4)
+def check_judge(judge: JudgeConfig, device: str) -> None:
+    """Refuses a judge that could not judge, before the work that leads up to it.
+
+    Raises:
+        ModelError: a classifier whose tokenizer does not fit it, or with several outputs.
+        JudgeError: an endpoint's key is not in the environment.
+    """
+    if judge.kind == "http":
+        read_key(judge.api_key_env)
+    if judge.kind == "hf":
+        from ablate.rewards.classifier import ClassifierSource
+
+        folder = Path(local_folder(judge.path, judge.revision, "judge.path"))
+        ClassifierSource(judge, folder, device, f"judge={judge.name}").check()
 
 
 def compares_two(run: RunConfig) -> bool:

@@ -1,20 +1,16 @@
 """Preflight: what only the data can tell, checked before any work starts."""
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ablate.config.collection import round_prompts
 from ablate.config.dataset import DatasetConfig, GivenConfig
-from ablate.config.judge import JudgeConfig
 from ablate.config.reward import GoldReward, training_of, walk
 from ablate.config.run import RunConfig
 from ablate.datasets import SPLITS, PreferenceDataset, Prompt, open_dataset
 from ablate.datasets.chat import Conversation, render
 from ablate.errors import DataError, ModelError
-from ablate.evaluation.http_client import read_key
-from ablate.stages.external import local_folder
 from ablate.stages.judging import labelled_by
 
 #: how many of the longest texts are tokenised
@@ -91,23 +87,6 @@ def _check_side_texts(run: RunConfig, dataset: PreferenceDataset) -> None:
                 f"{total - len(found('train'))} of {total} have none. Fill the column `{column}` "
                 "of the file, or leave those rows out"
             )
-
-
-@functools.lru_cache(maxsize=4)
-def check_judge(judge: JudgeConfig, device: str) -> None:
-    """Refuses a judge that could not judge, before the work that leads up to it.
-
-    Raises:
-        ModelError: a classifier whose tokenizer does not fit it, or with several outputs.
-        JudgeError: an endpoint's key is not in the environment.
-    """
-    if judge.kind == "http":
-        read_key(judge.api_key_env)
-    if judge.kind == "hf":
-        from ablate.rewards.classifier import ClassifierSource
-
-        folder = Path(local_folder(judge.path, judge.revision, "judge.path"))
-        ClassifierSource(judge, folder, device, f"judge={judge.name}").check()
 
 
 def _check_labels(run: RunConfig, dataset: PreferenceDataset) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablate.config.dataset import Sampling
@@ -23,6 +22,7 @@ from ablate.stages.pool import part_of
 from ablate.stages.reward_source import open_reward
 from ablate.training.groups import Group
 from ablate.training.online import FreshGroups, Visit
+from ablate.trl_compat.arguments import world_size
 
 #: the random others of `select=paper` depend on the prompt and the pool alone: every objective,
 #: K and seed of the policy chooses from the same order
@@ -191,8 +191,7 @@ def fresh_groups(context: Context, tokenizer: PreTrainedTokenizerBase) -> FreshG
 def _refuse_shares(context: Context) -> None:
     """Each process rewards its share of a step's responses; some shapers look at all of them."""
     shaping = context.params["reward"]["shaping"]["kind"]
-    alone = not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
-    if shaping in WHOLE_BATCH and not alone:
+    if shaping in WHOLE_BATCH and world_size() > 1:
         raise ConfigError(
             f"shaping={shaping} looks at all responses of a step, but with several processes each "
             "rewards its share. Use one process, or shaping=slpo, truncation or budget"

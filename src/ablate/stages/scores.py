@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.evaluation.answers import answers_of
-from ablate.rewards.agreement import agreement
+from ablate.rewards.agreement import agreement, pairwise_agreement
 from ablate.rewards.table import RewardTable, TrainingReward
 from ablate.stages.common import RESULT, SCORES, labelled, read_pool
 from ablate.stages.context import Context
@@ -34,11 +34,11 @@ def run(context: Context) -> None:
     table = rows[["prompt_id", "index"]].copy()
     table["raw"] = reward.raw
     write_table(pd.concat([table, found.columns()], axis=1), context.out / SCORES)
-    label, prompts = rows["label"].to_numpy(), rows["prompt_id"].to_numpy()
+    label = rows["label"].to_numpy()
     raw = table["raw"].to_numpy()
     varied = float(np.std(raw)) > 0 and float(np.std(label)) > 0
     fitted = reward.state()
-    agreed = agreement(raw, label, prompts, rows["clean"].to_numpy())
+    agreed = _agreement(found, raw, label, rows["clean"].to_numpy())
     write_json(
         context.out / RESULT,
         {
@@ -71,6 +71,17 @@ def _told(reward: TrainingReward, pool: pd.DataFrame) -> dict[str, float | None]
         "mean_after": float(reward.shaped.mean()),
         "length_correlation": float(np.corrcoef(shaped, tokens[right])[0, 1]) if varied else None,
     }
+
+
+def _agreement(
+    table: RewardTable, raw: np.ndarray, labels: np.ndarray, clean: np.ndarray
+) -> dict[str, float | None]:
+    """Agreement with the labels of the pool, of win probabilities where there are any."""
+    if table.win_probs is not None:
+        return pairwise_agreement(table.win_probs, labels, table.prompts, clean)
+    found = agreement(raw, labels, table.prompts, clean)
+    # an order alone claims no probability
+    return found if table.reward is not None else found | {"calibration_error": None}
 
 
 def disagreement(reward: TrainingReward, table: RewardTable) -> dict[str, Any] | None:
