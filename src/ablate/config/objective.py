@@ -266,5 +266,6 @@ def objective_config(values: dict[str, Any]) -> ObjectiveConfig:
 def objective_of_slots(slots: dict[str, Any], name: str) -> ObjectiveConfig:
     """The objective that a stage's parameters describe: slots as `identity` left them, no words."""
     words = {"arxiv": None, "title": name, "formula": "", "rpo_reading": "", "checked": "paper"}
-    mix = {label: {**words, "name": label, **part} for label, part in slots["mix"].items()}
-    return objective_config({**words, **slots, "mix": mix, "name": name})
+    known = ObjectiveConfig.with_neutral
+    mix = {label: known({**words, "name": label, **part}) for label, part in slots["mix"].items()}
+    return objective_config(known({**words, **slots, "mix": mix, "name": name}))
