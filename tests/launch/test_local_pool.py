@@ -164,7 +164,7 @@ def test_each_job_sees_one_gpu_and_gives_it_back(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     sweep = sweep_of(tmp_path, ["objective=dpo"])
-    pool = local._Pool(sweep, 3, dict.fromkeys(sweep.plans, "dpo"), lambda state: None)
+    pool = local._Pool(sweep, 3, lambda state: None)
     assert pool.free_gpus == ["2", "5", "2"]
     pool.stop()
     go(sweep)
@@ -180,13 +180,13 @@ def test_a_job_of_two_processes_gets_two_gpus(
     sweep = sweep_of(tmp_path, *arms)
     plans = list(sweep.plans.values())
     assert local.default_workers(plans) == 2
-    pool = local._Pool(sweep, 2, dict.fromkeys(sweep.plans, "x"), lambda state: None)
+    pool = local._Pool(sweep, 2, lambda state: None)
     taken = [pool._take_gpus(key) for key in ("one", "two")]
     assert taken == ["2,5", "7,8"]
     pool.free_gpus += pool.gpus_of.pop("one")
     assert pool._take_gpus("three") == "2,5"
     pool.stop()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
-    pool = local._Pool(sweep, 2, dict.fromkeys(sweep.plans, "x"), lambda state: None)
+    pool = local._Pool(sweep, 2, lambda state: None)
     assert pool._take_gpus("one") == "2", "a GPU twice in the list would be no GPU list"
     pool.stop()
