@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test check setup wheel-test clean
+.PHONY: run test check setup slurm-test wheel-test clean
 
 run: setup
 	$(BIN)/python -m ablate
@@ -27,6 +27,10 @@ check: setup
 
 test: check
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# sweeps on a real SLURM of one node, which is started here (root; Debian's slurm-wlm and munge)
+slurm-test: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/slurm/run.sh
 
 # builds a wheel, installs it into an empty environment and uses it in an empty directory
 wheel-test: setup

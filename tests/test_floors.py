@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 
 FLOORS = [
-    {"errors"},
+    {"errors", "preemption"},
     {"config", "store", "metrics"},
     {"groups", "objectives"},
     {"trl_compat"},
@@ -29,6 +29,7 @@ FREE_OF_TORCH = ["cli.main", "cli.ls",
                  "cli.help", "cli.run", "cli.sweep", "config.run",
                  "config.compose", "config.expand", "config.legality", "store.records",
                  "store.stages", "metrics", "results", "analysis", "launch.local",
+                 "launch.slurm", "launch.node", "launch.status",
                  "stages.graph", "stages.complete", "datasets", "sampling.select",
                  "evaluation.judges", "store.verdicts"]  # fmt: skip
 

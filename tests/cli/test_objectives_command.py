@@ -155,10 +155,10 @@ def test_a_slot_lists_the_values_that_the_schema_takes(capsys: pytest.CaptureFix
 def test_what_a_run_cannot_train_is_marked_with_the_reason(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert "tpo_triple (Python only)" in shown(capsys)
-    page = " ".join(shown(capsys, "tpo_triple").split())
-    assert "in Python only: objective=tpo_triple needs a gold response" in page
-    assert "ablate objective=tpo_triple" not in page
+    assert "sparse_po (Python only)" in shown(capsys)
+    page = " ".join(shown(capsys, "sparse_po").split())
+    assert "in Python only: objective=sparse_po needs a weight for every token" in page
+    assert "ablate objective=sparse_po" not in page
     assert "ablate objective=dpo" in shown(capsys, "dpo")
 
 

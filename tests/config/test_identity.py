@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from ablate.config.base import Node
+from ablate.config.compose import compose
 from ablate.config.identity import canonical, digest
+from ablate.config.objective import objective_of_slots
 from ablate.config.selection import NumResponses
 
 leaves = (
@@ -87,3 +89,14 @@ def test_settings_that_a_selection_rule_does_not_read_are_no_part_of_an_identity
     sampled = NumResponses(**{**plain, "select": "rso", "rso_beta": 2.0}).identity()
     assert sampled == {"k": 4, "select": "rso", "rso_beta": 2.0}
     assert NumResponses(**{**plain, "min_gap": 0.5}).identity()["min_gap"] == 0.5
+
+
+@pytest.mark.parametrize("level", ["dpo", "rpo_bwd", "mpo", "kto"])
+def test_an_objective_is_restored_from_what_its_identity_left(level: str) -> None:
+    """A stage rebuilds its objective from its parameters, where neutral settings are left out."""
+    objective = compose([f"objective={level}"]).objective
+    restored = objective_of_slots(objective.identity(), "again")
+    same = {"name", "title", "arxiv", "formula", "rpo_reading", "checked", "mix"}
+    assert restored.model_dump(exclude=same) == objective.model_dump(exclude=same)
+    for label, part in objective.mix.items():
+        assert restored.mix[label].model_dump(exclude=same) == part.model_dump(exclude=same)

@@ -11,7 +11,8 @@ import pytest
 from ablate.config.compose import compose
 from ablate.errors import ConfigError
 from ablate.launch import local
-from ablate.launch.local import RunOutcome, State, jobs_of, run_locally
+from ablate.launch.jobs import jobs_of
+from ablate.launch.local import RunOutcome, State, run_locally
 from ablate.launch.sweep import Sweep, freeze, prepare, thaw
 from ablate.stages.forks import death
 from ablate.store import records
@@ -21,14 +22,13 @@ from smallrun import SMALL
 def sweep_of(store: Path, *arms: list[str]) -> Sweep:
     runs = [compose([*SMALL, f"results_dir={store}", *arm]) for arm in arms]
     sweep = prepare(runs)
-    freeze(sweep, ["test"])
+    freeze(sweep, ["test"], "local", {"workers": 2})
     return sweep
 
 
 def go(sweep: Sweep, show: local.Show | None = None) -> dict[str, RunOutcome]:
-    names = {identity: planned.run.objective.name for identity, planned in sweep.plans.items()}
-    outcomes = run_locally(sweep, 2, names, show or (lambda state: None))
-    return {outcome.name: outcome for outcome in outcomes}
+    outcomes = run_locally(sweep, 2, show or (lambda state: None))
+    return {sweep.plans[o.identity].run.objective.name: o for o in outcomes}
 
 
 def test_shared_stages_are_jobs_of_their_own_and_come_first(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_each_job_sees_one_gpu_and_gives_it_back(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     sweep = sweep_of(tmp_path, ["objective=dpo"])
-    pool = local._Pool(sweep, 3, dict.fromkeys(sweep.plans, "dpo"), lambda state: None)
+    pool = local._Pool(sweep, 3, lambda state: None)
     assert pool.free_gpus == ["2", "5", "2"]
     pool.stop()
     go(sweep)
@@ -180,13 +180,13 @@ def test_a_job_of_two_processes_gets_two_gpus(
     sweep = sweep_of(tmp_path, *arms)
     plans = list(sweep.plans.values())
     assert local.default_workers(plans) == 2
-    pool = local._Pool(sweep, 2, dict.fromkeys(sweep.plans, "x"), lambda state: None)
+    pool = local._Pool(sweep, 2, lambda state: None)
     taken = [pool._take_gpus(key) for key in ("one", "two")]
     assert taken == ["2,5", "7,8"]
     pool.free_gpus += pool.gpus_of.pop("one")
     assert pool._take_gpus("three") == "2,5"
     pool.stop()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
-    pool = local._Pool(sweep, 2, dict.fromkeys(sweep.plans, "x"), lambda state: None)
+    pool = local._Pool(sweep, 2, lambda state: None)
     assert pool._take_gpus("one") == "2", "a GPU twice in the list would be no GPU list"
     pool.stop()

@@ -264,19 +264,19 @@ def test_a_level_in_a_folder_of_the_user_works_without_touching_the_package(tmp_
 
 
 UNPROVIDED_LEVELS = {
-    "inpo": "the round before",
     "sparse_po": "a weight for every token",
     "dove": "prompts of their own",
 }
-#: what the default reward does not give, and a reward that does
-REWARD_FOR = {
-    "modpo": ("further rewards", "vector"),
-    "dpa": ("further rewards", "vector"),
-    "distill_mean": ("further rewards", "ensemble"),
-    "sppo": ("beats another", "pairwise"),
-    "gpo": ("beats another", "gpm"),
-    "egpo": ("beats another", "pairwise_bt"),
-    "mcts_dpo": ("beats another", "pairwise"),
+#: what the default levels do not give, and a level that does
+GIVEN_BY = {
+    "modpo": ("further rewards", "reward=vector"),
+    "dpa": ("further rewards", "reward=vector"),
+    "distill_mean": ("further rewards", "reward=ensemble"),
+    "sppo": ("beats another", "reward=pairwise"),
+    "gpo": ("beats another", "reward=gpm"),
+    "egpo": ("beats another", "reward=pairwise_bt"),
+    "mcts_dpo": ("beats another", "reward=pairwise"),
+    "inpo": ("the round before", "collection=iterative"),
 }
 
 
@@ -295,7 +295,7 @@ def test_what_a_column_of_a_file_gives_is_refused_without_a_file(name, column):
 def test_a_run_is_refused_exactly_where_the_pipeline_lacks_something(name):
     # a policy gradient wants fair draws of the pool, which the other objectives are content with
     run = compose([f"objective={name}", "num_responses.select=first"])
-    if name not in UNPROVIDED_LEVELS and name not in REWARD_FOR:
+    if name not in UNPROVIDED_LEVELS and name not in GIVEN_BY:
         legality.check(run)
         return
     with pytest.raises(ConfigError) as caught:
@@ -306,10 +306,10 @@ def test_a_run_is_refused_exactly_where_the_pipeline_lacks_something(name):
         assert UNPROVIDED_LEVELS[name] in line
         assert "in Python" in line
         return
-    what, reward = REWARD_FOR[name]
+    what, level = GIVEN_BY[name]
     assert what in line
-    assert "reward=" in line
-    legality.check(compose([f"objective={name}", f"reward={reward}"]))
+    assert level.split("=")[0] + "=" in line
+    legality.check(compose([f"objective={name}", level]))
 
 
 @pytest.mark.parametrize("name", LEVELS)

@@ -178,7 +178,7 @@ def test_a_column_of_the_file_reaches_the_loss(objective: str, store: Path, tmp_
     done = Done(store, *words)
     stage = done.plan.evaluation.inputs["policy"]
     inputs = {role: done.stage(needed.name, needed.role) for role, needed in stage.inputs.items()}
-    groups = select_groups(
+    groups, *_ = select_groups(
         Context(stage.params, inputs, tmp_path, done.config, lambda *_: None, lambda *_: None)
     )
     tokenizer = load_tokenizer(str(inputs["init"] / "model"))

@@ -28,5 +28,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ablate.cli.objectives:main",
         "the preference objectives: formula, needs and defaults; or one in full",
     ),
+    "status": ("ablate.cli.status:main", "how the runs of a sweep stand"),
+    "retry": ("ablate.cli.retry:main", "runs of a sweep that failed or were lost, once more"),
+    "cancel": ("ablate.cli.cancel:main", "take what is left of a sweep out of SLURM's queue"),
+    "logs": ("ablate.cli.logs:main", "what a run of a sweep printed"),
+    "cache": ("ablate.cli.cache:main", "sizes and users of the store's stages; prune them"),
     "help": ("ablate.cli.help:main", "the factors with their levels, and examples"),
 }

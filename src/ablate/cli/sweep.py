@@ -12,9 +12,8 @@ from ablate.config import legality
 from ablate.config.run import RunConfig
 from ablate.errors import ConfigError
 from ablate.launch.local import RunOutcome, State, default_workers, run_locally
-from ablate.launch.sweep import freeze, prepare
+from ablate.launch.sweep import Sweep, freeze, prepare
 from ablate.results import load
-from ablate.stages.complete import run_name
 from ablate.stages.judging import check_judge
 from ablate.stages.preflight import check_data
 from ablate.stages.tracker import check_tracker
@@ -31,6 +30,48 @@ def sweep_locally(
         ConfigError: an illegal combination in any arm, before anything runs.
     """
     console = Console()
+    sweep = checked(console, runs)
+    plans = list(sweep.plans.values())
+    workers = workers or default_workers(plans)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with_threads(sweep, threads)
+    freeze(sweep, arguments, "local", {"workers": workers})
+    if len(runs) > len(sweep.plans):
+        console.print(f"{len(runs)} arms are {len(sweep.plans)} distinct runs")
+    console.print(
+        f"{len(sweep.plans)} runs, {workers} at a time with {threads} thread"
+        f"{'s' if threads > 1 else ''} each; sweep {sweep.name} in {sweep.folder}"
+    )
+    return run_pool(console, sweep, workers)
+
+
+def run_pool(console: Console, sweep: Sweep, workers: int) -> list[RunOutcome]:
+    """Works on a frozen sweep here, with a live line, and prints its table."""
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        shown: set[str] = set()
+
+        def show(state: State) -> None:
+            for outcome in state.finished:
+                if outcome.identity not in shown:
+                    shown.add(outcome.identity)
+                    live.console.print(_line(outcome))
+            live.update(_status(state))
+
+        outcomes = run_locally(sweep, workers, show)
+    console.print()
+    from ablate.cli.table import show_table
+
+    good = [outcome.identity for outcome in outcomes if outcome.status != "failed"]
+    show_table(console, load(sweep.layout.root, good), outcomes)
+    return outcomes
+
+
+def checked(console: Console, runs: Sequence[RunConfig]) -> Sweep:
+    """The sweep of these runs, after every check that can be made before any work.
+
+    Raises:
+        ConfigError: an illegal combination in any arm. DataError, StoreError: what is not there.
+    """
     notes: dict[str, None] = {}
     for run in runs:
         try:
@@ -46,43 +87,20 @@ def sweep_locally(
     if len(folders) > 1:
         raise ConfigError(f"a sweep writes to one results_dir, not to {', '.join(folders)}")
     sweep = prepare(runs)
-    plans = list(sweep.plans.values())
-    for planned in plans:
+    for planned in sweep.plans.values():
         if planned.run.force is not False or records.latest(sweep.layout, planned.identity) is None:
             check_judge(planned.run.judge, planned.run.runtime.device)
     check_writable(sweep.layout, runs[0].runtime.min_free_mb)
-    workers = workers or default_workers(plans)
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    return sweep
+
+
+def with_threads(sweep: Sweep, threads: int) -> None:
+    """Gives every run that names no threads its share of the machine; no part of its identity."""
     for identity, planned in sweep.plans.items():
         run = planned.run
         runtime = run.runtime.model_copy(update={"threads": run.runtime.threads or threads})
         frozen = run.model_copy(update={"runtime": runtime})
         sweep.plans[identity] = type(planned)(frozen, planned.evaluation)
-    freeze(sweep, arguments)
-    names = {identity: run_name(planned) for identity, planned in sweep.plans.items()}
-    if len(runs) > len(sweep.plans):
-        console.print(f"{len(runs)} arms are {len(sweep.plans)} distinct runs")
-    console.print(
-        f"{len(sweep.plans)} runs, {workers} at a time with {threads} thread"
-        f"{'s' if threads > 1 else ''} each; sweep {sweep.name} in {sweep.folder}"
-    )
-    with Live(console=console, refresh_per_second=4, transient=True) as live:
-        shown: set[str] = set()
-
-        def show(state: State) -> None:
-            for outcome in state.finished:
-                if outcome.identity not in shown:
-                    shown.add(outcome.identity)
-                    live.console.print(_line(outcome))
-            live.update(_status(state))
-
-        outcomes = run_locally(sweep, workers, names, show)
-    console.print()
-    from ablate.cli.table import show_table
-
-    good = [outcome.identity for outcome in outcomes if outcome.status != "failed"]
-    show_table(console, load(sweep.layout.root, good), outcomes)
-    return outcomes
 
 
 def _line(outcome: RunOutcome) -> Text:

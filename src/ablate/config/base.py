@@ -28,14 +28,15 @@ class Node(BaseModel):
             plain[name] = _plain(value)
         return plain
 
-
-def neutral_values(node: type[Node]) -> dict[str, Any]:
-    """What `identity` leaves out: the neutral values of a node's fields, by name."""
-    return {
-        name: field.json_schema_extra["neutral"]
-        for name, field in node.model_fields.items()
-        if isinstance(field.json_schema_extra, dict) and "neutral" in field.json_schema_extra
-    }
+    @classmethod
+    def with_neutral(cls, plain: dict[str, Any]) -> dict[str, Any]:
+        """The data of an identity with the neutral values it left out; nested nodes stay."""
+        left_out = {
+            name: field.json_schema_extra["neutral"]
+            for name, field in cls.model_fields.items()
+            if isinstance(field.json_schema_extra, dict) and "neutral" in field.json_schema_extra
+        }
+        return {**left_out, **plain}
 
 
 def neutral(value: Any, **limits: Any) -> Any:

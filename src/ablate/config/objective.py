@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, ValidationError, model_validator
 
-from ablate.config.base import Node, explain, neutral, neutral_values
+from ablate.config.base import Node, explain, neutral
 from ablate.config.objective_needs import Needs, slot_needs
 from ablate.config.objective_rules import slot_problems
 from ablate.errors import ConfigError
@@ -266,6 +266,6 @@ def objective_config(values: dict[str, Any]) -> ObjectiveConfig:
 def objective_of_slots(slots: dict[str, Any], name: str) -> ObjectiveConfig:
     """The objective that a stage's parameters describe: slots as `identity` left them, no words."""
     words = {"arxiv": None, "title": name, "formula": "", "rpo_reading": "", "checked": "paper"}
-    left_out = {**words, **neutral_values(ObjectiveConfig)}
-    mix = {label: {**left_out, "name": label, **part} for label, part in slots["mix"].items()}
-    return objective_config({**left_out, **slots, "mix": mix, "name": name})
+    known = ObjectiveConfig.with_neutral
+    mix = {label: known({**words, "name": label, **part}) for label, part in slots["mix"].items()}
+    return objective_config(known({**words, **slots, "mix": mix, "name": name}))

@@ -15,25 +15,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from ablate.launch.jobs import Job, jobs_of
 from ablate.launch.sweep import Sweep
 from ablate.launch.worker import work
+from ablate.stages.complete import run_name
 from ablate.stages.forks import death, fork_context
 from ablate.stages.graph import RunPlan
-from ablate.stages.registry import RUN_STAGES
 from ablate.store import records
 from ablate.store.files import read_json
-from ablate.store.stages import StageStore
-
-
-@dataclass
-class Job:
-    """A stage that several runs may share (`stage` is its identity), or a run to complete."""
-
-    key: str
-    title: str
-    frozen: Path
-    stage: str | None
-    needs: set[str]
 
 
 @dataclass(frozen=True)
@@ -62,55 +51,25 @@ class State:
 Show = Callable[[State], None]
 
 
-def run_locally(sweep: Sweep, workers: int, names: dict[str, str], show: Show) -> list[RunOutcome]:
+def run_locally(sweep: Sweep, workers: int, show: Show) -> list[RunOutcome]:
     """Runs what the store lacks, at most `workers` jobs at a time.
 
     A job that fails, is killed or runs out of memory fails the runs that need it and no others.
 
     Args:
-        names: a name for people by run identity.
         show: called whenever something changes.
     """
-    pool = _Pool(sweep, workers, names, show)
+    pool = _Pool(sweep, workers, show)
     try:
         return pool.run()
     finally:
         pool.stop()
 
 
-def jobs_of(sweep: Sweep) -> tuple[list[Job], list[str]]:
-    """Jobs that are missing from the store, in order, and the runs that are there already."""
-    store = StageStore(sweep.layout)
-    jobs: dict[str, Job] = {}
-    stored: list[str] = []
-    for identity, planned in sweep.plans.items():
-        forced = planned.run.force is not False
-        if not forced and records.latest(sweep.layout, identity) is not None:
-            stored.append(identity)
-            continue
-        needs: set[str] = set()
-        for stage in planned.stages():
-            if stage.name in RUN_STAGES or store.exists(stage.name, stage.identity):
-                continue
-            needs.add(stage.identity)
-            inputs = {needed.identity for needed in stage.inputs.values()}
-            jobs.setdefault(
-                stage.identity,
-                Job(stage.identity, stage.title, sweep.frozen(identity), stage.identity, inputs),
-            )
-        key = f"run-{identity}"
-        jobs[key] = Job(key, "run", sweep.frozen(identity), None, needs)
-    for job in jobs.values():
-        job.needs &= jobs.keys()
-    ordered = [job for job in jobs.values() if job.stage] + [
-        job for job in jobs.values() if job.stage is None
-    ]
-    return ordered, stored
-
-
 class _Pool:
-    def __init__(self, sweep: Sweep, workers: int, names: dict[str, str], show: Show) -> None:
-        self.sweep, self.workers, self.names, self.show = sweep, workers, names, show
+    def __init__(self, sweep: Sweep, workers: int, show: Show) -> None:
+        self.sweep, self.workers, self.show = sweep, workers, show
+        names = self.names = {i: run_name(planned) for i, planned in sweep.plans.items()}
         self.waiting, stored = jobs_of(sweep)
         self.state = State(runs=len(sweep.plans), jobs=len(self.waiting))
         self.state.finished = [RunOutcome(i, names[i], "stored") for i in stored]
@@ -170,7 +129,7 @@ class _Pool:
 
     def _spawn(self, job: Job) -> None:
         outcome = self.folder / f"{job.key}.json"
-        log = self.logs / f"{job.key[:28]}.log"
+        log = self.logs / job.log_name
         gpus = self._take_gpus(job.key)
         arguments = (str(job.frozen), job.stage, str(outcome), str(log), gpus)
         process = self.context.Process(target=work, args=arguments, name=job.title)
@@ -196,7 +155,7 @@ class _Pool:
         if process.exitcode == 0 and result:
             self.state.jobs_done += 1
             if job.stage is None:
-                identity = job.key.removeprefix("run-")
+                identity = job.run
                 self.state.finished.append(
                     RunOutcome(identity, self.names[identity], result["status"], log=log)
                 )
@@ -212,19 +171,19 @@ class _Pool:
         """Notes a failure; `told` says that the job itself left the cause in the store."""
         self.failed[job.key] = reason
         if job.stage is None and not told:
-            identity = job.key.removeprefix("run-")
+            identity = job.run
             attempt = records.new_attempt(self.sweep.layout, identity)
             records.write_failure(attempt, self.names[identity], reason, None)
         self.state.jobs_done += 1
         if job.stage is None:
-            identity = job.key.removeprefix("run-")
+            identity = job.run
             self.state.finished.append(
                 RunOutcome(identity, self.names[identity], "failed", reason, log)
             )
 
     def _name_running(self) -> None:
         self.state.running = [
-            self.names[job.key.removeprefix("run-")] if job.stage is None else job.title
+            self.names[job.run] if job.stage is None else job.title
             for job, _, _, _ in self.active.values()
         ]
 

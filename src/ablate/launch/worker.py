@@ -1,4 +1,4 @@
-"""What one local job does: computes one stage, or completes one run, of a frozen run."""
+"""What one job does: computes one stage, or completes one run, of a frozen run."""
 
 import os
 import signal
@@ -7,6 +7,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from ablate import preemption
 from ablate.errors import AblateError
 from ablate.launch.sweep import layout_of, thaw
 from ablate.stages.complete import complete
@@ -43,6 +44,9 @@ def carry_out(frozen: Path, stage: str | None) -> dict[str, Any] | None:
 def work(frozen: str, stage: str | None, outcome: str, log: str, gpus: str | None) -> None:
     """Entry of a job's process; leaves its outcome as JSON and exits with 0 or 1.
 
+    A process that is asked to make room (SIGUSR2) exits with `preemption.EXIT_CODE` and no
+    outcome: it may be started again.
+
     Args:
         frozen: path of the frozen run.
         stage: identity of the stage to compute; None completes the run.
@@ -54,11 +58,15 @@ def work(frozen: str, stage: str | None, outcome: str, log: str, gpus: str | Non
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    preemption.listen(signal.SIGUSR2)
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     try:
         write_json(Path(outcome), carry_out(Path(frozen), stage) or {})
+    except preemption.Preempted as wish:
+        print(f"asked to end by {wish}; what was published is kept", file=sys.stderr)
+        sys.exit(preemption.EXIT_CODE)
     except KeyboardInterrupt:
         sys.exit(130)
     except AblateError as error:

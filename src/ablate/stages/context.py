@@ -31,6 +31,8 @@ class Context:
     report: Report
     log: Log
     leads: bool = True
+    #: where a training is saved when the scheduler wants the machine back, and found again
+    partial: Path | None = None
 
 
 @contextmanager

@@ -62,7 +62,11 @@ class Execution:
         with self.store.computing(stage.name, stage.identity) as out:
             if out is not None:
                 report = self.display.start(stage)
-                compute(stage, Context(stage.params, inputs, out, stage.run, report, self.log))
+                partial = self.store.partial(stage.name, stage.identity)
+                context = Context(
+                    stage.params, inputs, out, stage.run, report, self.log, partial=partial
+                )
+                compute(stage, context)
         self.seconds[stage.identity] = time.monotonic() - started
         self.display.finish(stage, self.seconds[stage.identity], found=out is None)
         return self.ensure(stage)

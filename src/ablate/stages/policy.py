@@ -80,6 +80,7 @@ def run(context: Context) -> None:
         work_dir=work,
         report=context.report,
         log=context.log,
+        partial=context.partial,
     )
     if not context.leads:
         return

@@ -185,7 +185,7 @@ def fresh_groups(context: Context, tokenizer: PreTrainedTokenizerBase) -> FreshG
         sampling=Sampling.model_validate(drawing["sampling"]),
         seed=context.params["seed"],
     )
-    return FreshGroups(len(prompts), drawing["refresh_every"], rollout)
+    return FreshGroups(len(prompts), drawing["refresh_every"], rollout, reward.shaper)
 
 
 def _refuse_shares(context: Context) -> None:

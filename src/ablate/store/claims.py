@@ -89,6 +89,14 @@ def owner_is_dead(path: Path) -> bool:
     return owner["host"] == socket.gethostname() and not alive(owner["pid"])
 
 
+def is_held(path: Path) -> bool:
+    """Whether someone works under the claim now: it is there, and neither silent nor dead."""
+    if not path.exists() or owner_is_dead(path):
+        return False
+    quiet = silence(path)
+    return quiet is not None and quiet <= SILENCE_SECONDS
+
+
 @contextlib.contextmanager
 def claimed(path: Path, done: Callable[[], bool]) -> Iterator[Claim | None]:
     """Holds the claim, or yields None as soon as `done()` says that the work exists.

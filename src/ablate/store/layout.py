@@ -15,6 +15,7 @@ class Layout:
     """Paths below the root of a store.
 
     stages/<name>/<identity>/   published stages, each with a manifest of checksums
+    partial/<identity>/         trainings that were interrupted and saved whole
     claims/<identity>/          who computes a stage now
     runs/<identity>/<revision>/ published records: record.json, train.parquet, eval.parquet
     attempts/<identity>/<n>/    attempts at runs: log and cause of those that failed
@@ -27,6 +28,10 @@ class Layout:
     @property
     def stages(self) -> Path:
         return self.root / "stages"
+
+    @property
+    def partial(self) -> Path:
+        return self.root / "partial"
 
     @property
     def claims(self) -> Path:

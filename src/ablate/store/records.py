@@ -1,5 +1,6 @@
 """Records of runs: published once by rename, listed and found without reading any table."""
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -125,13 +126,38 @@ def failures(layout: Layout) -> Iterator[Failure]:
     if not layout.attempts.is_dir():
         return
     for folder in sorted(layout.attempts.iterdir()):
-        if latest(layout, folder.name) is not None:
+        if status(layout, folder.name) is None:
+            failure = last_failure(layout, folder.name)
+            if failure is not None:
+                yield failure
+
+
+def last_failure(layout: Layout, identity: str) -> Failure | None:
+    """The last failed attempt at a run, or None."""
+    folder = layout.attempts / identity
+    for number in reversed(_revisions(folder)):
+        path = folder / str(number) / "failure.json"
+        if path.exists():
+            return Failure(path, {"id": identity, **files.read_json(path)})
+    return None
+
+
+def status(layout: Layout, identity: str) -> str | None:
+    """done or diverged, of the newest revision; None without a record. Reads as little as it can.
+
+    Records are written with sorted keys and one key per line, so the line is found without
+    parsing the whole (thousands of them within a second).
+    """
+    folder = layout.runs / identity
+    for number in reversed(_revisions(folder)):
+        path = folder / str(number) / "record.json"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
             continue
-        for number in reversed(_revisions(folder)):
-            path = folder / str(number) / "failure.json"
-            if path.exists():
-                yield Failure(path, {"id": folder.name, **files.read_json(path)})
-                break
+        found = re.search(r'^ "status": "(\w+)"', text, re.M)
+        return found.group(1) if found else str(files.read_json(path)["status"])
+    return None
 
 
 def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

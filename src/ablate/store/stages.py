@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -55,6 +56,12 @@ class StageStore:
         )
         return None
 
+    def partial(self, name: str, identity: str) -> Path | None:
+        """Where an interrupted training of the stage is saved; a forced one begins anew."""
+        if self.own is not None and self._is_fresh(name):
+            return None
+        return self.layout.partial / identity
+
     def exists(self, name: str, identity: str) -> bool:
         """Whether the stage is published; cheap and unverified, for plans and lists."""
         return (self.path(name, identity) / files.MANIFEST).exists()
@@ -84,6 +91,9 @@ class StageStore:
                         f"stage {name} could not be written to {target}: {error}"
                     ) from error
                 self._verified.add(target)
+                partial = self.partial(name, identity)
+                if partial is not None:
+                    shutil.rmtree(partial, ignore_errors=True)
 
     def _is_fresh(self, name: str) -> bool:
         return "*" in self.fresh or name in self.fresh

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -45,6 +45,18 @@ class Rollout(Protocol):
         ...
 
 
+class Memory(Protocol):
+    """What rewards remember of earlier draws."""
+
+    def state_dict(self) -> dict[str, float]:
+        """Plain numbers that a saved training can hold."""
+        ...
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Takes up what `state_dict` gave."""
+        ...
+
+
 @dataclass(frozen=True)
 class FreshGroups:
     """Groups that are drawn while training: `count` prompts, drawn anew every n steps."""
@@ -52,6 +64,7 @@ class FreshGroups:
     count: int
     refresh_every: int
     rollout: Rollout
+    memory: Memory | None = None
 
 
 class OnlineGroups:
@@ -105,6 +118,29 @@ class OnlineGroups:
         """The micro-batch of some positions of the current step."""
         assert self._collator is not None
         return self._collator([{"index": position - self._first} for position in positions])
+
+    def state(self) -> dict[str, Any]:
+        """The groups that later steps will see again, and where they begin."""
+        if self._collator is None:
+            return {}
+        held, memory = self._collator, self.fresh.memory
+        return {
+            "memory": None if memory is None else memory.state_dict(),
+            "first": self._first,
+            "groups": [asdict(group) for group in held.groups],
+            "pairs": [held.partners, held.partner_ref_logps],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes up what `state` gave: no step sees other responses for an interruption."""
+        if not state:
+            return
+        if self.fresh.memory is not None:
+            self.fresh.memory.load_state_dict(state["memory"])
+        groups = [Group(**values) for values in state["groups"]]
+        places, pad = list(range(len(groups))), int(self.tokenizer.pad_token_id)
+        self._first = state["first"]
+        self._collator = GroupCollator(groups, places, pad, *state["pairs"])
 
     def _groups(self, policy: PreTrainedModel, visits: Sequence[Visit]) -> list[Group]:
         """New groups with log-probs under the reference and under the policy that drew them."""

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ablate import preemption
 from ablate.config.model import Lora
 from ablate.config.training import TrainingConfig
 from ablate.errors import ConfigError
@@ -20,6 +21,7 @@ from ablate.training.collate import GroupCollator
 from ablate.training.groups import Group, presentation_order
 from ablate.training.lora import lora_config
 from ablate.training.online import FreshGroups, OnlineGroups
+from ablate.training.resume import Pause, find
 from ablate.training.rpo import RPOTrainer
 from ablate.training.source import (
     FixedGroups,
@@ -78,6 +80,7 @@ def train_policy(
     curve: Curve | None = None,
     report: Report | None = None,
     log: Log | None = None,
+    partial: Path | None = None,
 ) -> PolicyResult:
     """Train `model` in place on groups of responses.
 
@@ -96,8 +99,11 @@ def train_policy(
         curve: measured before the first step, every so many steps and after the last.
         report: called after each step with (steps done, steps in all, the step's metrics).
         log: called after each step with (step, metrics).
+        partial: where the training is saved when the process is asked to end, and taken up again
+            if it was: the weights are then those of an uninterrupted training.
 
     Raises:
+        Preempted: the process was asked to end (`ablate.preemption`), after the step was finished.
         DataError: groups that do not fit together or lack what the objective needs.
         ModelError: a sequence longer than the model's context.
         ConfigError: a batch size that does not divide.
@@ -153,6 +159,7 @@ def train_policy(
             report,
             log,
         )
+        pause = Pause(partial, lambda: watch.state() | trainer.own_state(), watch.folder)
         trainer = RPOTrainer(
             model,
             arguments,
@@ -161,13 +168,18 @@ def train_policy(
             source=source,
             num_positions=padded_count(len(order), optimisation),
             tokenizer=tokenizer,
-            callbacks=[watch],
+            callbacks=[watch, pause],
             peft_config=None if lora is None else lora_config(lora),
         )
-        watch.trainer = trainer
-        divergence = None
+        watch.trainer = pause.trainer = trainer
+        divergence, saved = None, find(partial)
+        if saved is not None:
+            saved.restore_checkpoints(watch.folder)
+            watch.load(saved.state())
+            trainer.load_own_state(saved.state())
         try:
-            trainer.train()
+            with preemption.saving():
+                trainer.train(resume_from_checkpoint=None if saved is None else saved.trainer)
         except Diverged as stop:
             last = watch.checkpoints[-1][0] if watch.checkpoints else 0
             divergence = Divergence(stop.step, stop.reason, last)

@@ -219,6 +219,34 @@ class RPOTrainer(GroupTrainer):
         flat = values.new_zeros(batch["mask"].numel(), length)
         return flat.index_put((batch["cell"],), rows).view(*batch["mask"].shape, length)
 
+    # -- interruption ----------------------------------------------------------------------
+
+    def own_state(self) -> dict[str, Any]:
+        """Plain data that continues this training beside what transformers saves."""
+        tokens = self._tokens.tolist() if isinstance(self._tokens, Tensor) else self._tokens
+        return {
+            "objective": self.objective_state.state_dict(),
+            "tokens": self._shares(tokens),
+            "source": self.source.state(),
+        }
+
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        """Takes up what `own_state` gave."""
+        self.objective_state.load_state_dict(state["objective"])
+        shares = state["tokens"]
+        place = self.accelerator.process_index
+        self._tokens = shares[place] if place < len(shares) else 0
+        self.source.load_state(state["source"])
+
+    def _shares(self, number: int) -> list[int]:
+        """A number of each process."""
+        if self.accelerator.num_processes == 1:
+            return [number]
+        from accelerate.utils import gather_object
+
+        shares: list[int] = gather_object([number])
+        return shares
+
     # -- step metrics ----------------------------------------------------------------------
 
     def step_metrics(self) -> dict[str, float]:

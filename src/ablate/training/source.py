@@ -49,6 +49,14 @@ class GroupSource(Protocol):
         """The micro-batch of some positions of the step, see `GroupCollator`."""
         ...
 
+    def state(self) -> dict[str, Any]:
+        """Plain data that a source needs to go on after an interruption."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes up what `state` gave."""
+        ...
+
 
 class FixedGroups:
     """Groups that were made before training."""
@@ -61,6 +69,12 @@ class FixedGroups:
 
     def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
         return self.collator([{"index": position} for position in positions])
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        return None
 
 
 def with_reference(

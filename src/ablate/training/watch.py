@@ -58,9 +58,27 @@ class Watch(TrainerCallback):
         self.points: list[dict[str, float]] = []
         self._started = time.perf_counter()
 
+    def state(self) -> dict[str, Any]:
+        """Plain data: what was written down so far."""
+        return {
+            "rows": self.rows,
+            "points": self.points,
+            "steps": [step for step, _ in self.checkpoints],
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Takes up what `state` gave; the checkpoints' folders must be there."""
+        self.rows, self.points = list(state["rows"]), list(state["points"])
+        self.checkpoints = [(step, self._place(step)) for step in state["steps"]]
+
+    def _place(self, step: int) -> Path:
+        return self.folder / f"step-{step:05d}"
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._measure(0)
-        self._started = time.perf_counter()
+        if not state.global_step:
+            self._measure(0)
+        spent = self.rows[-1]["seconds"] if self.rows else 0.0
+        self._started = time.perf_counter() - spent
 
     def _measure(self, step: int) -> None:
         if self.curve is None:
@@ -106,7 +124,7 @@ class Watch(TrainerCallback):
             if reason is not None:
                 raise Diverged(step, f"after its update {reason}")
         if saved:
-            folder = self.folder / f"step-{step:05d}"
+            folder = self._place(step)
             save_checkpoint(self.trainer, self.tokenizer, folder, self.saved_dtype)
             self.checkpoints.append((step, folder))
         if measured:

@@ -1,4 +1,4 @@
-"""Launchers of frozen runs, as Hydra plugins: `hydra/launcher=local`."""
+"""Launchers of frozen runs, as Hydra plugins: `hydra/launcher=local` and `slurm`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,22 @@ ConfigStore.instance().store(
 )
 
 
-class LocalLauncher(Launcher):
+class FrozenLauncher(Launcher):
+    """What our launchers share: they take frozen runs, not words to be composed again later."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
+        """Refuses what other sweepers hand over."""
+        from ablate.errors import ConfigError
+
+        raise ConfigError("ablate's launchers take frozen runs: use hydra/sweeper=ablate")
+
+
+class LocalLauncher(FrozenLauncher):
     """A pool of processes on this machine.
 
     Args:
@@ -30,19 +45,28 @@ class LocalLauncher(Launcher):
             raise ConfigError(f"hydra.launcher.workers={workers} must be at least 1 (or null)")
         self.workers = workers
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        self.config = config
-
     def launch_runs(self, runs: Sequence[Any], arguments: Sequence[str]) -> Any:
         """Runs a sweep of frozen runs and prints its table."""
         from ablate.cli.sweep import sweep_locally
 
         return sweep_locally(runs, list(arguments), self.workers)
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
-        """Other sweepers hand over words to be composed again later; frozen runs are wanted."""
-        from ablate.errors import ConfigError
 
-        raise ConfigError("hydra/launcher=local takes frozen runs: use hydra/sweeper=ablate")
+class SlurmLauncher(FrozenLauncher):
+    """Jobs on SLURM through submitit; the settings are those of conf/hydra/launcher/slurm.yaml."""
+
+    def __init__(self, **settings: Any) -> None:
+        from omegaconf import OmegaConf
+
+        from ablate.config.launcher import slurm_config
+        from ablate.stages.registry import KINDS
+
+        plain = OmegaConf.to_container(OmegaConf.create(settings), resolve=True)
+        assert isinstance(plain, dict)
+        self.settings = slurm_config({str(k): v for k, v in plain.items()}, [*KINDS, "run"])
+
+    def launch_runs(self, runs: Sequence[Any], arguments: Sequence[str]) -> Any:
+        """Freezes and submits the runs; returns at once unless `wait` was asked."""
+        from ablate.cli.slurm_sweep import sweep_on_slurm
+
+        return sweep_on_slurm(runs, list(arguments), self.settings)

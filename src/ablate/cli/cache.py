@@ -1,0 +1,89 @@
+"""`ablate cache`: what the stages of a store weigh and who needs them; `prune` removes the rest."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from ablate.cli.store_words import split_words
+from ablate.errors import AblateError, ConfigError
+from ablate.launch.sweep import thaw
+from ablate.stages.registry import KINDS
+from ablate.store import records
+from ablate.store.files import read_json
+from ablate.store.layout import Layout
+from ablate.store.usage import Usage, prune, usage
+
+USAGE = "ablate cache [prune [--yes]] [results_dir=DIR]"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Lists stages by kind; `prune` shows what no record and no open sweep needs, or removes it."""
+    layout, words, flags = split_words(argv, USAGE)
+    if words not in ([], ["prune"]) or flags - {"--yes"} or (flags and not words):
+        raise ConfigError(f"cache takes `prune`, or nothing (usage: {USAGE})")
+    console = Console()
+    stages = usage(layout)
+    pending = _pending(layout)
+    free = [stage for stage in stages if not stage.users and stage.identity not in pending]
+    if not words:
+        _list(console, layout, stages, free)
+        return 0
+    size = sum(stage.bytes for stage in free)
+    if not free:
+        console.print("nothing to prune: a record or an open sweep needs every stage")
+    elif "--yes" not in flags:
+        for stage in free:
+            console.print(f"{stage.kind:14}{stage.identity[:12]}  {_size(stage.bytes)}")
+        console.print(
+            f"{len(free)} stages ({_size(size)}) are needed by no record and no open sweep; "
+            "`ablate cache prune --yes` removes them"
+        )
+    else:
+        console.print(f"{_size(prune(layout, free))} came free ({len(free)} stages)")
+    return 0
+
+
+def _list(console: Console, layout: Layout, stages: list[Usage], free: list[Usage]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for title in ("stage", "number", "size", "runs that use one", "needed by none"):
+        table.add_column(title, justify="left" if title == "stage" else "right")
+    for kind in [name for name in KINDS if any(stage.kind == name for stage in stages)]:
+        own = [stage for stage in stages if stage.kind == kind]
+        unused = [stage for stage in free if stage.kind == kind]
+        users = set().union(*(stage.users for stage in own))
+        table.add_row(
+            KINDS[kind].title,
+            str(len(own)),
+            _size(sum(stage.bytes for stage in own)),
+            str(len(users)),
+            _size(sum(stage.bytes for stage in unused)) if unused else "",
+        )
+    console.print(f"{layout.root.resolve()}: {_size(sum(stage.bytes for stage in stages))}")
+    console.print(table)
+    if free:
+        console.print(f"[dim]`ablate cache prune` shows {len(free)} stages that no record needs[/]")
+
+
+def _pending(layout: Layout) -> set[str]:
+    """Stages of frozen runs that have no record yet: their sweep may go on."""
+    needed: set[str] = set()
+    for path in layout.sweeps.glob("*/sweep.json"):
+        for identity in read_json(path)["runs"]:
+            if records.status(layout, identity) is None:
+                try:
+                    planned = thaw(path.parent / "runs" / f"{identity}.json")
+                except AblateError:
+                    # what it read has changed: it could not be continued anyhow
+                    continue
+                needed |= {stage.identity for stage in planned.stages()}
+    return needed
+
+
+def _size(number: int) -> str:
+    value = float(number)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

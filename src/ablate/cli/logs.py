@@ -1,0 +1,35 @@
+"""`ablate logs`: what a run of a sweep printed, its failed stage included."""
+
+import sys
+from collections.abc import Sequence
+
+from ablate.cli.store_words import split_words
+from ablate.errors import ConfigError, StoreError
+from ablate.launch.status import sweep_status
+from ablate.store.files import read_json
+
+USAGE = "ablate logs RUN [results_dir=DIR]"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the newest log of the run whose identity begins with RUN."""
+    layout, words, flags = split_words(argv, USAGE)
+    if len(words) != 1 or flags:
+        raise ConfigError(f"logs takes the beginning of one run's id (usage: {USAGE})")
+    sweeps = sorted(
+        layout.sweeps.glob("*/sweep.json"), key=lambda path: path.stat().st_mtime, reverse=True
+    )
+    for path in sweeps:
+        if not any(identity.startswith(words[0]) for identity in read_json(path)["runs"]):
+            continue
+        fitting = [s for s in sweep_status(path.parent) if s.identity.startswith(words[0])]
+        if len(fitting) > 1:
+            listed = ", ".join(status.identity[:12] for status in fitting[:8])
+            raise StoreError(f"'{words[0]}' fits {len(fitting)} runs: {listed}")
+        log = fitting[0].log
+        if log is None:
+            raise StoreError(f"run {fitting[0].identity[:12]} ({fitting[0].state}) has no log yet")
+        print(f"{log}\n", file=sys.stderr)
+        sys.stdout.write(log.read_text(encoding="utf-8", errors="replace"))
+        return 0
+    raise StoreError(f"no run of any sweep in {layout.root} begins with '{words[0]}'")

@@ -1,0 +1,89 @@
+"""A sweep on SLURM from the command line: checks, submission, what to type next; or waiting."""
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from ablate.cli.sweep import checked, with_threads
+from ablate.config.launcher import SlurmConfig
+from ablate.config.run import RunConfig
+from ablate.launch import failed, scheduler
+from ablate.launch.local import RunOutcome
+from ablate.launch.slurm import submit
+from ablate.launch.status import counts, sweep_status
+from ablate.launch.sweep import Sweep, freeze, layout_of
+from ablate.results import load
+
+
+def sweep_on_slurm(
+    runs: Sequence[RunConfig], arguments: list[str], config: SlurmConfig
+) -> list[RunOutcome]:
+    """Freezes the runs and submits what the store lacks; how they ended, if we waited for that.
+
+    Raises:
+        ConfigError: an illegal combination in any arm, or no SLURM, before anything is submitted.
+    """
+    console = Console()
+    # a job may start anywhere: it must find the store
+    root = layout_of(runs[0]).root.resolve()
+    sweep = checked(console, [r.model_copy(update={"results_dir": str(root)}) for r in runs])
+    with_threads(sweep, config.cpus_per_task)
+    freeze(sweep, arguments, "slurm", config.model_dump())
+    return submit_and_tell(console, sweep, config)
+
+
+def submit_and_tell(console: Console, sweep: Sweep, config: SlurmConfig) -> list[RunOutcome]:
+    """Submits, says what was submitted and what to type next, and stays if that was asked."""
+    failed.clear(sweep.folder)
+    submission = submit(sweep, config)
+    told = [f"{len(sweep.plans)} runs", f"{submission.stored} in the store"]
+    if submission.already_queued:
+        told.append(f"{submission.already_queued} jobs queued before")
+    console.print(f"sweep {sweep.name}: {', '.join(told)}", highlight=False)
+    if submission.arrays:
+        shared = ""
+        if submission.runs_per_job > 1:
+            shared = f" ({submission.runs_per_job} runs to a job)"
+        console.print(
+            f"submitted {submission.stages} stages and {submission.runs} runs{shared} as "
+            f"job{'s' if len(submission.arrays) > 1 else ''} {', '.join(submission.arrays)}",
+            highlight=False,
+        )
+    else:
+        console.print("nothing to submit")
+    root = f" results_dir={sweep.layout.root}"
+    console.print(
+        f"\nnext:  ablate status {sweep.name}{root}\n"
+        f"       ablate retry  {sweep.name}{root}    what failed or was lost, once more\n"
+        f"       ablate cancel {sweep.name}{root}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return wait(console, sweep, config.poll_seconds) if config.wait else []
+
+
+def wait(console: Console, sweep: Sweep, seconds: float) -> list[RunOutcome]:
+    """Stays until no run is queued or running, then prints the table."""
+    from ablate.cli.table import show_table
+
+    said = ""
+    while True:
+        statuses = sweep_status(sweep.folder)
+        found = counts(statuses)
+        line = ", ".join(f"{number} {state}" for state, number in found.items())
+        if line != said:
+            console.print(f"{time.strftime('%H:%M:%S')}  {line}", highlight=False)
+            said = line
+        scheduler.cancel([s.job for s in statuses if s.state == "stuck" and s.job])
+        if not found.get("queued") and not found.get("running"):
+            break
+        time.sleep(seconds)
+    good = [status.identity for status in statuses if status.state in ("done", "diverged")]
+    outcomes = [
+        RunOutcome(s.identity, s.name, s.state if s.identity in good else "failed", s.reason, s.log)
+        for s in statuses
+    ]
+    console.print()
+    show_table(console, load(sweep.layout.root, good), outcomes)
+    return outcomes

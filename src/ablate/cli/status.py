@@ -1,0 +1,56 @@
+"""`ablate status`: how the runs of a sweep stand, with the reason and the log of what failed."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+
+from ablate.cli.store_words import split_words
+from ablate.errors import ConfigError
+from ablate.launch.status import counts, sweep_status
+from ablate.launch.sweep import find_sweep
+
+USAGE = "ablate status [SWEEP] [--all] [results_dir=DIR]"
+_STYLE = {
+    "done": "green",
+    "diverged": "yellow",
+    "running": "cyan",
+    "queued": "dim",
+    "failed": "red",
+    "stuck": "red",
+    "lost": "red",
+    "missing": "red",
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints counts, then the runs that are neither done nor waiting; `--all`: every one.
+
+    Returns 1 if any run failed.
+    """
+    layout, words, flags = split_words(argv, USAGE)
+    if len(words) > 1 or flags - {"--all"}:
+        raise ConfigError(f"status takes one sweep (usage: {USAGE})")
+    console = Console(soft_wrap=True)
+    folder = find_sweep(layout, words[0] if words else None)
+    statuses = sweep_status(folder)
+    found = counts(statuses)
+    told = ", ".join(f"{number} {state}" for state, number in found.items())
+    console.print(f"sweep {folder.name}: {len(statuses)} runs: {told}", highlight=False)
+    for status in statuses:
+        if status.state in ("done", "queued") and "--all" not in flags:
+            continue
+        job = f"  job {status.job}" if status.job and status.state in ("queued", "running") else ""
+        console.print(
+            f"[{_STYLE[status.state]}]{status.state:9}[/]{status.identity[:12]}  "
+            f"{escape(status.name)}{job}",
+            highlight=False,
+        )
+        if status.reason:
+            console.print(f"         {escape(status.reason.splitlines()[0])}", highlight=False)
+        if status.log and status.state in ("failed", "lost"):
+            console.print(f"         {escape(str(status.log))}", highlight=False)
+    bad = sum(found.get(state, 0) for state in ("failed", "stuck", "lost"))
+    if bad:
+        console.print(f"[dim]`ablate retry {folder.name}` tries {bad} of them again[/]")
+    return 1 if bad else 0

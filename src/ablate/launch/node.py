@@ -1,0 +1,167 @@
+"""What a SLURM job runs: its share of a sweep, each piece in a process of its own.
+
+The scheduler's signals come here: SIGUSR2 (the time limit is near) is passed on, the work saves
+what it can, and the job is queued again; SIGTERM (preempted or cancelled) saves and ends, and
+whether the job comes back is the scheduler's affair.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+
+from ablate import preemption
+from ablate.errors import AblateError
+from ablate.launch import failed, scheduler
+from ablate.launch.sweep import thaw
+from ablate.launch.worker import work
+from ablate.stages.forks import death, fork_context
+from ablate.store import records
+from ablate.store.files import read_json
+from ablate.store.layout import Layout
+from ablate.store.stages import StageStore
+
+#: (frozen run, identity of the stage or None for the run, name of the log)
+Piece = tuple[str, str | None, str]
+
+
+def run(folder: str, root: str, pieces: Sequence[Piece], name: str, max_requeues: int) -> str:
+    """Works on the pieces in order; one that fails costs the others nothing.
+
+    Args:
+        folder: the sweep's folder.
+        root: the results folder.
+        name: what this job is called in messages.
+        max_requeues: how often this job may be queued again.
+
+    Returns:
+        one word per piece: done, failed or stored.
+
+    Raises:
+        RuntimeError: a piece failed; the scheduler then shows the job as failed.
+    """
+    job = _Job(Path(folder), Layout(Path(root)), max_requeues)
+    words = [job.piece(*piece) for piece in pieces]
+    if "failed" in words:
+        raise RuntimeError(f"{words.count('failed')} of {len(words)} pieces of {name} failed")
+    return " ".join(words)
+
+
+class _Job:
+    def __init__(self, folder: Path, layout: Layout, max_requeues: int) -> None:
+        self.folder, self.layout, self.max_requeues = folder, layout, max_requeues
+        self.child: BaseProcess | None = None
+        self.asked: signal.Signals | None = None
+        self.context = fork_context()
+        (folder / "logs").mkdir(mode=0o700, parents=True, exist_ok=True)
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(number, self._hear)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.asked = signal.Signals(number)
+        child = self.child
+        if child is not None and child.pid is not None and child.is_alive():
+            os.kill(child.pid, signal.SIGUSR2)
+
+    def piece(self, frozen: str, stage: str | None, log: str) -> str:
+        """done, failed or stored."""
+        try:
+            return self._piece(frozen, stage, log)
+        except AblateError as error:
+            # the frozen run itself cannot be read, or is no longer what it was
+            if stage is not None:
+                failed.note(self.folder, stage, str(error), log)
+            else:
+                self._note_run(Path(frozen).stem, str(error))
+            print(error, file=sys.stderr)
+            return "failed"
+
+    def _piece(self, frozen: str, stage: str | None, log: str) -> str:
+        path = Path(frozen)
+        if self._stored(path, stage):
+            return "stored"
+        if self.asked is not None:
+            self._end()
+        if stage is None:
+            cause = self._failed_stage(path)
+            if cause is not None:
+                self._note_run(path.stem, cause)
+                return "failed"
+        with tempfile.TemporaryDirectory(prefix="ablate-node-") as private:
+            outcome = Path(private) / "outcome.json"
+            code = self._run_child(
+                (frozen, stage, str(outcome), str(self.folder / "logs" / log), None)
+            )
+            result = read_json(outcome) if outcome.exists() else {}
+        if code == 0 and result:
+            return "done"
+        if self.asked is not None and "reason" not in result:
+            self._end()
+        reason = result.get("reason") or death(code)
+        if stage is not None:
+            failed.note(self.folder, stage, reason, log)
+        elif "reason" not in result:
+            self._note_run(path.stem, reason)
+        return "failed"
+
+    def _run_child(self, arguments: tuple[str, str | None, str, str, None]) -> int | None:
+        self.child = self.context.Process(target=work, args=arguments)
+        self.child.start()
+        if self.asked is not None:
+            self._hear(self.asked, None)
+        while self.child.is_alive():
+            # short waits, because a signal is heard between them
+            self.child.join(timeout=0.5)
+        code = self.child.exitcode
+        self.child = None
+        return code
+
+    def _stored(self, frozen: Path, stage: str | None) -> bool:
+        if stage is None:
+            # a forced run of the sweep is not stored before its own revision is
+            forced = read_json(frozen)["force"] is not False
+            return not forced and records.latest(self.layout, frozen.stem) is not None
+        planned = next((s for s in thaw(frozen).stages() if s.identity == stage), None)
+        return planned is not None and StageStore(self.layout).exists(planned.name, stage)
+
+    def _failed_stage(self, frozen: Path) -> str | None:
+        """Why the run cannot be: a stage that it needs failed and is not there."""
+        store = StageStore(self.layout)
+        for stage in thaw(frozen).stages():
+            found = failed.find(self.folder, stage.identity)
+            if found is not None and not store.exists(stage.name, stage.identity):
+                return f"the stage '{stage.title}' failed: {found['reason']}"
+        return None
+
+    def _note_run(self, identity: str, reason: str) -> None:
+        attempt = records.new_attempt(self.layout, identity)
+        records.write_failure(attempt, failed.name_of(self.folder, identity), reason, None)
+
+    def _end(self) -> None:
+        """Leaves the machine; the job is queued again where its time was up."""
+        assert self.asked is not None
+        job = _own_id()
+        count = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        if self.asked is not signal.SIGUSR2:
+            print(f"ended by {self.asked.name}", file=sys.stderr)
+        elif count >= self.max_requeues:
+            print(f"not queued again: it was {count} times already", file=sys.stderr)
+        elif job is not None and os.environ.get("SLURM_PROCID", "0") == "0":
+            print(f"queued again ({count + 1} of {self.max_requeues})", file=sys.stderr)
+            sys.stderr.flush()
+            scheduler.requeue(job)
+            # SLURM ends this process; nothing may be reported as done meanwhile
+            time.sleep(60)
+        sys.exit(preemption.EXIT_CODE)
+
+
+def _own_id() -> str | None:
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    if array:
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID")

@@ -1,0 +1,102 @@
+"""What SLURM says: queued and running jobs, limits of the site; needs no accounting."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ablate.errors import StoreError
+
+#: reasons with which a pending job waits for ever
+NEVER = (
+    "DependencyNeverSatisfied",
+    "PartitionTimeLimit",
+    "PartitionNodeLimit",
+    "BadConstraints",
+    "InvalidQOS",
+    "InvalidAccount",
+    "AccountNotAllowed",
+    "QOSNotAllowed",
+    "JobHeldAdmin",
+)
+#: states of a job that has not ended
+_ALIVE = {
+    "PENDING": "queued",
+    "CONFIGURING": "queued",
+    "REQUEUED": "queued",
+    "REQUEUE_HOLD": "queued",
+    "REQUEUE_FED": "queued",
+    "SPECIAL_EXIT": "queued",
+    "SUSPENDED": "queued",
+    "RUNNING": "running",
+    "COMPLETING": "running",
+    "SIGNALING": "running",
+    "STAGE_OUT": "running",
+}
+_TIMEOUT = 120
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job that has not ended: `queued` or `running`, and why it waits."""
+
+    job: str
+    state: str
+    reason: str
+
+    @property
+    def hopeless(self) -> bool:
+        """True where the job waits for what will never be."""
+        return self.state == "queued" and self.reason in NEVER
+
+
+def available() -> bool:
+    """Whether this machine can submit to SLURM."""
+    return shutil.which("sbatch") is not None and shutil.which("squeue") is not None
+
+
+def queue() -> dict[str, Queued]:
+    """The user's jobs that have not ended, by id (`123` or `123_4`).
+
+    Raises:
+        StoreError: SLURM does not answer.
+    """
+    text = _ask("squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r")
+    found = {}
+    for line in text.splitlines():
+        job, state, reason = (part.strip() for part in line.split("|", 2))
+        if state in _ALIVE:
+            found[job] = Queued(job, _ALIVE[state], reason)
+    return found
+
+
+def max_array_size() -> int:
+    """Jobs that one array may hold at this site (its indices stay below MaxArraySize)."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"), re.M)
+    return int(found.group(1)) if found else 1001
+
+
+def cancel(jobs: Iterable[str]) -> None:
+    """Cancels jobs, some at a time: a command line has an end."""
+    wanted = list(jobs)
+    for start in range(0, len(wanted), 200):
+        _ask("scancel", "--quiet", *wanted[start : start + 200])
+
+
+def requeue(job: str) -> None:
+    """Puts a running job back into the queue; its processes are ended by SLURM."""
+    _ask("scontrol", "requeue", job)
+
+
+def _ask(*command: str) -> str:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_TIMEOUT, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise StoreError(f"SLURM does not answer ({command[0]}: {error})") from error
+    if done.returncode != 0:
+        said = done.stderr.strip() or done.stdout.strip()
+        raise StoreError(f"SLURM refuses `{' '.join(command[:3])}`: {said}")
+    return done.stdout

@@ -1,0 +1,188 @@
+"""Submission of a sweep to SLURM: stages once, as arrays by depth, then the runs that need them."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ablate.config.launcher import Resources, SlurmConfig
+from ablate.errors import ConfigError, StoreError
+from ablate.launch import node, scheduler
+from ablate.launch.jobs import RUN, Job, jobs_of
+from ablate.launch.sweep import Sweep
+from ablate.store import claims
+from ablate.store.files import read_json, write_json
+
+#: an array's share of a sweep: each item is what one job works on, in order
+Batch = list[list[Job]]
+
+
+@dataclass
+class Submission:
+    """What was handed to the scheduler."""
+
+    #: ids of arrays and jobs, in order of submission
+    arrays: list[str] = field(default_factory=list)
+    stages: int = 0
+    runs: int = 0
+    #: runs that were in the store, and pieces that a job of an earlier submission holds already
+    stored: int = 0
+    already_queued: int = 0
+    #: runs that share a job
+    runs_per_job: int = 1
+
+
+def submit(sweep: Sweep, config: SlurmConfig) -> Submission:
+    """Submits what the store lacks and no queued job holds; returns at once.
+
+    A job depends `afterany` on the arrays of the stages that it needs: order only. It then reads
+    the store, and computes or fails what is missing.
+
+    Raises:
+        ConfigError: SLURM is not here. StoreError: SLURM refuses.
+    """
+    if not scheduler.available():
+        raise ConfigError(
+            "hydra/launcher=slurm needs sbatch and squeue, which are not on this machine's PATH. "
+            "Start the sweep on a login node, or use hydra/launcher=local"
+        )
+    with claims.claimed(sweep.layout.claims / f"sweep-{sweep.name}", done=lambda: False):
+        return _submit(sweep, config)
+
+
+def _submit(sweep: Sweep, config: SlurmConfig) -> Submission:
+    jobs, stored = jobs_of(sweep)
+    holding = held(sweep.folder)
+    #: id of the array or job that holds a piece
+    holder = {key: job.split("_")[0] for key, job in holding.items()}
+    missing = [job for job in jobs if job.key not in holding]
+    limit = config.max_array_size or scheduler.max_array_size()
+    per_job = _runs_per_job(missing, config, len(set(holding.values())))
+    result = Submission(
+        stored=len(stored), already_queued=len(jobs) - len(missing), runs_per_job=per_job
+    )
+    for kind, batch in batches(missing, per_job, limit):
+        needs = {holder[need] for item in batch for job in item for need in job.needs}
+        ids = _submit_array(sweep, config, kind, batch, sorted(needs))
+        for item, job_id in zip(batch, ids, strict=True):
+            for job in item:
+                holder[job.key] = job_id.split("_")[0]
+        _remember(sweep.folder, batch, ids)
+        result.arrays.append(ids[0].split("_")[0])
+        pieces = sum(len(item) for item in batch)
+        if kind == RUN:
+            result.runs += pieces
+        else:
+            result.stages += pieces
+    return result
+
+
+def batches(jobs: Sequence[Job], runs_per_job: int, limit: int) -> Iterator[tuple[str, Batch]]:
+    """Kinds with their arrays of at most `limit` items, such that needs come before.
+
+    Jobs of one array have the same kind and depth: none of them needs another.
+    """
+    depth: dict[str, int] = {}
+    for job in jobs:  # inputs first
+        depth[job.key] = 1 + max((depth.get(need, 0) for need in job.needs), default=0)
+    groups: dict[tuple[int, str], list[Job]] = {}
+    for job in jobs:
+        # runs go last, together: they differ in depth only by what happens to be in the store
+        place = (math.inf if job.kind == RUN else depth[job.key], job.kind)
+        groups.setdefault(place, []).append(job)  # type: ignore[arg-type]
+    for (_, kind), members in sorted(groups.items()):
+        size = runs_per_job if kind == RUN else 1
+        items = [members[start : start + size] for start in range(0, len(members), size)]
+        for start in range(0, len(items), limit):
+            yield kind, items[start : start + limit]
+
+
+def _runs_per_job(jobs: Sequence[Job], config: SlurmConfig, queued: int) -> int:
+    """As configured, or more where the site would not take so many jobs.
+
+    Raises:
+        ConfigError: the stages alone are too many.
+    """
+    runs = sum(job.kind == RUN for job in jobs)
+    if config.max_submit is None or not runs:
+        return config.runs_per_job
+    room = config.max_submit - queued - (len(jobs) - runs)
+    if room < 1:
+        raise ConfigError(
+            f"{len(jobs) - runs} stages and {queued} jobs in the queue leave no room for runs "
+            f"under hydra.launcher.max_submit={config.max_submit}. Wait until some have ended, or "
+            "split the sweep"
+        )
+    return max(config.runs_per_job, math.ceil(runs / room))
+
+
+def _submit_array(
+    sweep: Sweep, config: SlurmConfig, kind: str, batch: Batch, needs: Sequence[str]
+) -> list[str]:
+    """Ids of the jobs of one array, one per item."""
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedJobError
+
+    folder = sweep.folder / "slurm"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    executor = SlurmExecutor(folder=folder / "%j", max_num_timeout=config.max_num_timeout)
+    executor.update_parameters(
+        **_parameters(config.resources(kind)),
+        job_name=f"ablate-{sweep.name[:12]}-{kind}",
+        **({"dependency": "afterany:" + ":".join(needs)} if needs else {}),
+    )
+    root = str(sweep.layout.root.resolve())
+    try:
+        with executor.batch():
+            submitted = [
+                executor.submit(
+                    node.run,
+                    str(sweep.folder.resolve()),
+                    root,
+                    [(str(job.frozen.resolve()), job.stage, job.log_name) for job in item],
+                    item[0].title if len(item) == 1 else f"{len(item)} runs",
+                    config.max_num_timeout,
+                )
+                for item in batch
+            ]
+    except FailedJobError as error:
+        raise StoreError(f"sbatch refuses the array of {kind}: {error}") from error
+    return [str(job.job_id) for job in submitted]
+
+
+def _parameters(resources: Resources) -> dict[str, Any]:
+    """What submitit calls our names; what is null is left to the site."""
+    names = {"timeout_min": "time", "tasks_per_node": "ntasks_per_node", "mem_gb": "mem"}
+    values = {
+        names.get(name, name): value
+        for name, value in resources.model_dump().items()
+        if value is not None and value != [] and value != {}
+    }
+    if "mem" in values:
+        values["mem"] = f"{math.ceil(values['mem'] * 1024)}MB"
+    return values
+
+
+def _remember(folder: Path, batch: Batch, ids: Sequence[str]) -> None:
+    """Notes which job holds which pieces; the later note of a piece counts."""
+    path = folder / "slurm" / "jobs.json"
+    known = read_json(path) if path.exists() else {}
+    for item, job_id in zip(batch, ids, strict=True):
+        known |= {job.key: job_id for job in item}
+    write_json(path, known)
+
+
+def submitted(folder: Path) -> dict[str, str]:
+    """Id of the last job that was given each piece (key of the piece → job id)."""
+    path = folder / "slurm" / "jobs.json"
+    return dict(read_json(path)) if path.exists() else {}
+
+
+def held(folder: Path) -> dict[str, str]:
+    """The pieces that a queued or running job holds (key → job id)."""
+    known = submitted(folder)
+    if not known:
+        return {}
+    queue = scheduler.queue()
+    return {key: job for key, job in known.items() if job in queue}

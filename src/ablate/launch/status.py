@@ -1,0 +1,104 @@
+"""How the runs of a sweep stand: by records first, then failures, claims and the scheduler."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from ablate.launch import failed, scheduler
+from ablate.launch.jobs import log_name, run_key
+from ablate.launch.slurm import submitted
+from ablate.store import claims, records
+from ablate.store.files import read_json
+from ablate.store.layout import Layout
+
+#: in the order in which they are told
+STATES = ("done", "diverged", "running", "queued", "failed", "stuck", "lost", "missing")
+
+_WAITS = {"Dependency": "waits for its stages", "Priority": "waits for its turn"}
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run of a sweep.
+
+    `lost`: its job ended without a word; `stuck`: its job waits for what will never be;
+    `missing`: nobody works on it.
+    """
+
+    identity: str
+    name: str
+    state: str
+    reason: str | None = None
+    log: Path | None = None
+    job: str | None = None
+
+
+def sweep_status(folder: Path) -> list[RunStatus]:
+    """Every run of a sweep, in its order."""
+    layout = Layout(folder.parent.parent)
+    plain = read_json(folder / "sweep.json")
+    jobs = submitted(folder)
+    queue = scheduler.queue() if jobs and scheduler.available() else {}
+    tried = plain["time"]
+    return [
+        _status(folder, layout, identity, plain["names"][identity], jobs, queue, tried)
+        for identity in plain["runs"]
+    ]
+
+
+def _status(
+    folder: Path,
+    layout: Layout,
+    identity: str,
+    name: str,
+    jobs: dict[str, str],
+    queue: dict[str, scheduler.Queued],
+    since: float,
+) -> RunStatus:
+    state = records.status(layout, identity)
+    if state is not None:
+        return RunStatus(identity, name, state)
+    key = run_key(identity)
+    log = folder / "logs" / log_name(key)
+    job = jobs.get(key)
+    queued = queue.get(job) if job is not None else None
+    shown = log if log.exists() else None
+    if queued is not None:
+        if queued.hopeless:
+            return RunStatus(identity, name, "stuck", f"SLURM says {queued.reason}", shown, job)
+        waits = None
+        if queued.state == "queued":
+            waits = _WAITS.get(queued.reason, f"SLURM says {queued.reason}")
+        return RunStatus(identity, name, queued.state, waits, shown, job)
+    failure = records.last_failure(layout, identity)
+    if failure is not None and failure.data["time"] >= since:
+        reason = failure.data["reason"]
+        return RunStatus(identity, name, "failed", reason, shown or _stage_log(folder, reason), job)
+    if claims.is_held(layout.claims / key):
+        return RunStatus(identity, name, "running", None, shown, job)
+    if job is not None:
+        words = f"job {job} ended without a word (killed, cancelled, or out of memory)"
+        return RunStatus(identity, name, "lost", words, shown or _job_log(folder, job), job)
+    return RunStatus(identity, name, "missing", None, shown)
+
+
+def _stage_log(folder: Path, reason: str) -> Path | None:
+    """The log of the failed stage that a run's failure speaks of."""
+    for path in (folder / "failed").glob("*.json"):
+        found = failed.find(folder, path.stem)
+        if found is not None and found["reason"] in reason:
+            return folder / "logs" / str(found["log"])
+    return None
+
+
+def _job_log(folder: Path, job: str) -> Path | None:
+    """What the job itself printed, where the piece had not begun to write."""
+    for path in sorted((folder / "slurm").glob(f"{job.split('_')[0]}*/{job}_*_log.err")):
+        return path
+    return None
+
+
+def counts(statuses: list[RunStatus]) -> dict[str, int]:
+    """Runs by state, in the order of `STATES`, without those that are 0."""
+    found = Counter(status.state for status in statuses)
+    return {state: found[state] for state in STATES if found[state]}

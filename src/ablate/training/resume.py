@@ -1,0 +1,108 @@
+"""An interrupted training, saved whole when the scheduler asks, and taken up where it stopped."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from ablate import preemption
+
+#: our own part of a saved training: written last, so that a folder with it is complete
+STATE = "ablate.json"
+_TRAINER = "trainer"
+_KEPT = "checkpoints"
+
+
+class Pause(TrainerCallback):
+    """Ends training after the step in which a process was asked to, and saves everything first.
+
+    A saved training is a folder `step-00042` below `folder`: the trainer's own checkpoint
+    (weights, optimizer, schedule, generators), the checkpoints that stand already, and what
+    `state` says. It is written under another name and renamed, so that it is there or not.
+
+    Args:
+        folder: where the training is kept; None leaves without saving.
+        state: plain data beside the trainer's own, such as rows of metrics.
+        kept: folder of the checkpoints that a training leaves; moved along.
+    """
+
+    def __init__(
+        self, folder: Path | None, state: Callable[[], dict[str, Any]], kept: Path | None = None
+    ) -> None:
+        self.folder, self.state, self.kept = folder, state, kept
+        self.trainer: Any = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps or not self._asked():
+            return
+        if self.folder is not None:
+            self._save(self.folder, state.global_step)
+        raise preemption.Preempted(f"after step {state.global_step} of {state.max_steps}")
+
+    def _asked(self) -> bool:
+        """Whether any process was asked: all must stop after the same step."""
+        accelerator = self.trainer.accelerator
+        asked = preemption.wanted()
+        if accelerator.num_processes == 1:
+            return asked
+        flag = torch.tensor(float(asked), device=accelerator.device)
+        return bool(accelerator.reduce(flag, reduction="sum").item() > 0)
+
+    def _save(self, folder: Path, step: int) -> None:
+        trainer = self.trainer
+        trainer._save_checkpoint(trainer.model_wrapped, None)
+        trainer.accelerator.wait_for_everyone()
+        if trainer.is_world_process_zero():
+            private = folder / f"writing-{step:05d}"
+            shutil.rmtree(private, ignore_errors=True)
+            private.mkdir(parents=True)
+            source = Path(trainer.args.output_dir) / f"checkpoint-{step}"
+            shutil.move(source, private / _TRAINER)
+            if self.kept is not None and self.kept.exists():
+                shutil.copytree(self.kept, private / _KEPT)
+            # metrics may be infinite, which our other JSON forbids
+            (private / STATE).write_text(json.dumps(self.state()), encoding="utf-8")
+            private.rename(folder / f"step-{step:05d}")
+            for older in folder.glob("step-*"):
+                if older.name < f"step-{step:05d}":
+                    shutil.rmtree(older, ignore_errors=True)
+        trainer.accelerator.wait_for_everyone()
+
+
+class Saved:
+    """A training that was saved whole."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def trainer(self) -> str:
+        """What `Trainer.train(resume_from_checkpoint=...)` takes."""
+        return str(self.folder / _TRAINER)
+
+    def state(self) -> dict[str, Any]:
+        """The plain data that `Pause.state` gave."""
+        return dict(json.loads((self.folder / STATE).read_text(encoding="utf-8")))
+
+    def restore_checkpoints(self, kept: Path) -> None:
+        """Brings back the checkpoints that stood when the training was saved."""
+        if (self.folder / _KEPT).exists():
+            shutil.rmtree(kept, ignore_errors=True)
+            shutil.copytree(self.folder / _KEPT, kept)
+
+
+def find(folder: Path | None) -> Saved | None:
+    """The newest complete training below a folder, or None; half-written ones are no candidates."""
+    if folder is None or not folder.is_dir():
+        return None
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            json.loads((path / STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return Saved(path)
+    return None

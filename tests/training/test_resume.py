@@ -1,0 +1,138 @@
+"""A training that is interrupted by a real signal ends with the weights of one that is not."""
+
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from rollouts import make_rollout, rewarded, token_reward
+
+from ablate import preemption
+from ablate.config.model import Lora
+from ablate.models.loading import weights_digest
+from ablate.objectives import make_objective
+from ablate.training import resume
+from ablate.training.online import FreshGroups
+from ablate.training.policy import train_policy
+from ablate.training.watch import Curve
+
+STEPS = 6
+
+
+@pytest.fixture(autouse=True)
+def listening():
+    before = signal.getsignal(signal.SIGUSR2)
+    preemption.listen(signal.SIGUSR2)
+    yield
+    preemption.listen()
+    signal.signal(signal.SIGUSR2, before)
+
+
+class Counting:
+    """Rewards that depend on what was rewarded before, like those of a shaper with a history."""
+
+    def __init__(self):
+        self.seen = 0.0
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen = state["seen"]
+
+    def score(self, answers, step=0):
+        self.seen += len(answers)
+        table = token_reward(answers)
+        values = table.reward * (1 + np.sin(self.seen + np.arange(len(answers))))
+        return rewarded(values, answers)
+
+
+def remembering(count, every, tokenizer):
+    memory = Counting()
+    return FreshGroups(count, every, make_rollout(tokenizer, score=memory.score), memory)
+
+
+@pytest.fixture
+def train(make_model, make_groups, make_training, tokenizer, tmp_path):
+    """Trains a fresh model; `stops` are the steps in which a signal arrives."""
+    numbers = iter(range(100))
+
+    def once(name, place, partial, stop, every, lora, **changes):
+        model = make_model()
+        training = make_training(
+            batch_size=4, max_steps=STEPS, epochs=9, checkpoint_every=2, schedule="linear",
+            warmup_steps=2, **changes,
+        )  # fmt: skip
+        groups = make_groups(12)
+        if every is not None:
+            groups = remembering(12, every, tokenizer)
+
+        def report(step, total, metrics):
+            if step == stop:
+                os.kill(os.getpid(), signal.SIGUSR2)
+
+        points = Curve(2, lambda policy: {"norm": float(next(policy.parameters()).norm())})
+        return train_policy(
+            model, tokenizer, groups, make_objective(name), training, seed=0, work_dir=place,
+            report=report, partial=partial, curve=points, lora=lora,
+        )  # fmt: skip
+
+    def run(name, stops=(), every=None, lora=None, **changes):
+        number = next(numbers)
+        partial = tmp_path / f"partial-{number}"
+        for stop in (*stops, None):
+            # what the interrupted process had under way is gone
+            place = tmp_path / f"work-{number}"
+            shutil.rmtree(place, ignore_errors=True)
+            preemption.listen(signal.SIGUSR2)
+            if stop is None:
+                return once(name, place, partial, None, every, lora, **changes)
+            with pytest.raises(preemption.Preempted, match=f"step {stop} of {STEPS}"):
+                once(name, place, partial, stop, every, lora, **changes)
+        raise AssertionError
+
+    return run
+
+
+def same(left, right):
+    assert [step for step, _ in left.checkpoints] == [step for step, _ in right.checkpoints]
+    for (_, one), (_, other) in zip(left.checkpoints, right.checkpoints, strict=True):
+        assert weights_digest(one) == weights_digest(other)
+    plain = left.steps.drop(columns="seconds")
+    assert plain.equals(right.steps.drop(columns="seconds")), "every row, the token counts too"
+    assert left.curve.equals(right.curve)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("rpo_bwd", {}),
+        ("rpo_bwd", {"micro_batch_size": 2}),
+        ("bco", {}),
+        ("beta_dpo", {}),
+        ("kto", {}),
+        ("rpo_bwd", {"every": 1}),
+        ("bco", {"every": 3}),
+        ("dpo", {"lora": Lora(r=2, alpha=4.0, target_modules="all-linear")}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_interrupted_and_not_are_the_same_bit_for_bit(name, changes, train):
+    """Stops after an odd step, between two checkpoints and in the middle of a refresh."""
+    same(train(name, **changes), train(name, stops=(1, 4), **changes))
+
+
+def test_a_half_written_training_is_never_picked(train, tmp_path):
+    whole = train("rpo_bwd")
+    partial = tmp_path / "partial-1"
+    # a later one that a kill cut short, and one that was never renamed
+    (partial / "step-00005" / "trainer").mkdir(parents=True)
+    (partial / "writing-00005").mkdir()
+    assert resume.find(partial) is None
+    same(whole, train("rpo_bwd", stops=(3,)))
+
+
+def test_outside_of_training_the_work_ends_at_once():
+    with pytest.raises(preemption.Preempted, match="SIGUSR2"):
+        os.kill(os.getpid(), signal.SIGUSR2)
