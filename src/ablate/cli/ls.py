@@ -37,7 +37,9 @@ def main(argv: Sequence[str]) -> int:
     if common:
         told = ", ".join(f"{title} {rows[0][title]}" for title in common)
         console.print(f"[dim]all runs: {told}[/]", highlight=False)
-    console.print(table)
+    # numbers that are cut off are worse than a line that is too long
+    wide = Console(width=1000).measure(table).maximum
+    Console(width=max(wide, console.width)).print(table)
     console.print("[dim]judge reward on test (SFT: before training); `ablate show ID` tells all[/]")
     for failure in failed:
         reason = failure.data["reason"].splitlines()[0]

@@ -60,7 +60,7 @@ def _body(outcome: Outcome) -> Table:
     body.add_row("")
     body.add_row(f"record     {record.path}")
     body.add_row(f"read it    ablate show {record.short}")
-    body.add_row("next       ablate objective=dpo,simpo,rpo_bwd seed=0,1,2 -m")
+    body.add_row("next       the same words with objective=dpo,simpo,rpo_bwd seed=0,1,2 -m")
     return body
 
 

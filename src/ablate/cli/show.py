@@ -88,10 +88,14 @@ def _facts(record: Record) -> Table:
 
 def _reward(reward: dict[str, Any]) -> str:
     parts = [reward["kind"], f"scale {reward['scale']:.4g}"]
-    if reward["pair_accuracy"] is not None:
-        parts.append(f"orders {100 * reward['pair_accuracy']:.1f} % of label pairs rightly")
-    if reward["correlation"] is not None:
-        parts.append(f"correlation with labels {reward['correlation']:.3f}")
+    # records made before sources were measured within prompts have none
+    found = reward.get("agreement") or dict.fromkeys(("accuracy", "accuracy_clean", "pearson"))
+    if found["accuracy"] is not None:
+        parts.append(f"orders {100 * found['accuracy']:.1f} % of label pairs rightly")
+    if found["accuracy_clean"] not in (None, found["accuracy"]):
+        parts.append(f"{100 * found['accuracy_clean']:.1f} % by the scores behind the labels")
+    if found["pearson"] is not None:
+        parts.append(f"correlation within prompts {found['pearson']:.3f}")
     if reward.get("judge_share", "none") != "none":
         what = "is" if reward["judge_share"] == "all" else "is in part"
         parts.append(f"{what} the judge itself")

@@ -33,6 +33,8 @@ def check_safetensors(path: str | Path) -> None:
     """Raise a ModelError for a folder without safetensors: loading a pickle executes it."""
     if any(Path(path).glob("*.safetensors")):
         return
+    if not (Path(path) / "config.json").exists():
+        raise ModelError(f"{path} is no model folder: it holds no config.json")
     pickles = sorted(file.name for file in Path(path).iterdir() if file.suffix in PICKLES)
     found = ""
     if pickles:
@@ -41,5 +43,6 @@ def check_safetensors(path: str | Path) -> None:
         f"{path} holds no .safetensors file, the only format of weights that ablate loads{found}. "
         "Take a revision that has one or, where you trust the files, convert them once in "
         f"Python: transformers.AutoModelForCausalLM.from_pretrained('{path}')"
-        ".save_pretrained('converted'), and copy the tokenizer's files there"
+        ".save_pretrained('converted') (a reward model: AutoModelForSequenceClassification), and "
+        "copy the tokenizer's files there"
     )

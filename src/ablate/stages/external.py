@@ -70,10 +70,15 @@ def local_folder(path: str, revision: str | None, setting: str) -> str:
     return model_folder(path, _hub(path, revision, setting))
 
 
-def classifier_content(classifier: Classifier, layout: Layout) -> dict[str, Any]:
-    """What decides the scores of a sequence classifier: its files, and how it is used."""
+def classifier_content(
+    classifier: Classifier, layout: Layout, setting: str = "judge.path"
+) -> dict[str, Any]:
+    """What decides the scores of a sequence classifier: its files, and how it is used.
+
+    `setting` is what a person gave its path as.
+    """
     code = classifier.trust_remote_code
-    content = _content(classifier.path, classifier.revision, layout, code, "judge.path")
+    content = _content(classifier.path, classifier.revision, layout, code, setting)
     use = {k: v for k, v in classifier.identity().items() if k not in _NO_CONTENT}
     return {"content": content, "version": CLASSIFIER_VERSION, **use}
 

@@ -121,7 +121,7 @@ def _own(planner: Planner, reward: RewardConfig, inputs: dict[str, Stage]) -> di
         return {"judge": planner.judge_content()}
     if isinstance(reward, ExplicitReward) and reward.path is not None:
         classifier = plain_classifier(reward.path, reward.output)
-        content = classifier_content(classifier, planner.layout)
+        content = classifier_content(classifier, planner.layout, "reward.path")
         if content["content"] == planner.judge_content().get("content"):
             raise ConfigError(
                 f"the classifier {reward.path} is the judge itself; a training reward that is the "

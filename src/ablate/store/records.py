@@ -89,6 +89,12 @@ def find(layout: Layout, prefix: str) -> Record:
     folders = sorted(layout.runs.iterdir()) if layout.runs.is_dir() else []
     names = [folder.name for folder in folders if folder.name.startswith(prefix)]
     if not names:
+        for failure in failures(layout):
+            if failure.data["id"].startswith(prefix):
+                raise StoreError(
+                    f"run {failure.data['id'][:12]} ({failure.data['name']}) failed and has no "
+                    f"record: {failure.data['reason']}\nits last attempt: {failure.path.parent}"
+                )
         raise StoreError(f"no run in {layout.root} begins with '{prefix}' (see `ablate ls`)")
     if len(names) > 1:
         listed = ", ".join(name[:12] for name in names[:8])
