@@ -48,9 +48,9 @@ def compute_on_ranks(stage: Stage, context: Context, size: int) -> None:
     """
     _check_gpus(stage, size)
     with scratch(context.out.parent, "ranks") as private, _rendezvous() as port:
-        ranks = []
+        ranks: list[_Rank] = []
         try:
-            ranks = _start(stage, context, size, port, private)
+            _start(ranks, stage, context, size, port, private)
             _watch(ranks, context)
             _judge(ranks, stage)
         finally:
@@ -83,9 +83,11 @@ def _rendezvous() -> Iterator[int]:
         del store
 
 
-def _start(stage: Stage, context: Context, size: int, port: int, private: Path) -> list[_Rank]:
+def _start(
+    ranks: list[_Rank], stage: Stage, context: Context, size: int, port: int, private: Path
+) -> None:
+    """Starts ranks, each in the list before it runs: an interruption here finds them all."""
     forks = fork_context()
-    ranks = []
     for number in range(size):
         out = context.out
         if number:
@@ -94,10 +96,9 @@ def _start(stage: Stage, context: Context, size: int, port: int, private: Path) 
         mine, theirs = forks.Pipe(duplex=False)
         arguments = (stage, context.inputs, out, number, size, port, theirs)
         process = forks.Process(target=_rank, args=arguments, name=f"rank {number}")
+        ranks.append(_Rank(number, process, mine))
         process.start()
         theirs.close()
-        ranks.append(_Rank(number, process, mine))
-    return ranks
 
 
 def _watch(ranks: list[_Rank], context: Context) -> None:
@@ -161,7 +162,8 @@ def _end(ranks: list[_Rank]) -> None:
         if rank.process.is_alive():
             rank.process.terminate()
     for rank in ranks:
-        rank.process.join(timeout=5)
+        if rank.process.pid is not None:
+            rank.process.join(timeout=5)
         if rank.process.is_alive():
             rank.process.kill()
             rank.process.join()
