@@ -69,8 +69,11 @@ class Endpoint:
             self.busy += 1
             self.busiest = max(self.busy, self.busiest)
             status = self.script.pop(0) if self.script else 200
+        time.sleep(self.delay)
+        with self.lock:
+            # before the reply: its reader may be here again before this handler has ended
+            self.busy -= 1
         try:
-            time.sleep(self.delay)
             if self.key is not None and handler.headers["Authorization"] != f"Bearer {self.key}":
                 # like some endpoints, it repeats what it was sent
                 sent = str(handler.headers["Authorization"])
@@ -86,9 +89,6 @@ class Endpoint:
                 self.reply(handler, 200, raw or json.dumps(self.judge(handler.path, body)).encode())
         except OSError:
             pass  # the client gave up
-        finally:
-            with self.lock:
-                self.busy -= 1
         if self.die_after is not None and len(self.asked) >= self.die_after:
             import os
 

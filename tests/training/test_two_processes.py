@@ -34,6 +34,9 @@ POLICIES = [
     (17, "aot"),
     (21, "reinforce_pp"),
     (24, "rloo"),
+    (21, "tpo_triple"),
+    (21, "rationale_dpo"),
+    (17, "sppo"),
 ]
 SETTINGS = {"lr": 1e-4, "batch_size": 8, "epochs": 1}
 STEPS = SFT(steps=4, batch_size=8, lr=1e-4, warmup_steps=2, weight_decay=0.0)
@@ -105,9 +108,9 @@ def _pairs(groups):
 
 
 @pytest.fixture
-def together(folder, make_model, make_groups, make_training, tokenizer):
+def together(folder, make_model, make_groups, with_everything, make_training, tokenizer):
     """The folder where two processes left what they trained, once for all tests."""
-    groups = make_groups(24)
+    groups = with_everything(make_groups(24))
     if (folder / "plan.json").exists():
         return folder, groups
     save_model(make_model(), tokenizer, folder / "start")

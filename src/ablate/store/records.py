@@ -132,10 +132,16 @@ def failures(layout: Layout) -> Iterator[Failure]:
     if not layout.attempts.is_dir():
         return
     for folder in sorted(layout.attempts.iterdir()):
-        if status(layout, folder.name) is None:
-            failure = last_failure(layout, folder.name)
-            if failure is not None:
-                yield failure
+        if has_record(layout, folder.name):
+            continue
+        failure = last_failure(layout, folder.name)
+        if failure is not None:
+            yield failure
+
+
+def has_record(layout: Layout, identity: str) -> bool:
+    """Whether any revision of a run is complete."""
+    return any((layout.runs / identity).glob("*/record.json"))
 
 
 def last_failure(layout: Layout, identity: str) -> Failure | None:
