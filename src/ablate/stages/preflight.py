@@ -52,6 +52,11 @@ def check_data(run: RunConfig) -> list[str]:
                 "dataset.labelled_by=judge"
             )
         _check_side_texts(run, dataset)
+    if not run.dataset.labels.clean and isinstance(run.reward, GoldReward):
+        notes.append(
+            f"labels are noisy, but reward={run.reward.name} trains on the clean scores; the noise "
+            "reaches reward=labels, explicit, implicit and gpm"
+        )
     _check_context(run, dataset)
     wanted = ["train", "test"]
     if run.training.select_checkpoint == "valid" or run.collection.curve_every is not None:
