@@ -6,10 +6,6 @@ of half the size, so that it cannot pass by the fallback.
 """
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from two_ranks import run_on_two
 
 from ablate.config.model import Lora
 from ablate.models.loading import load_model, save_model
@@ -123,22 +120,7 @@ def sharded(folder, start, make_groups, make_training, tokenizer):
     save_model(start(False), tokenizer, folder / "untied")
     plan = {"groups": [asdict(g) for g in groups], "training": training.model_dump(), "runs": RUNS}
     (folder / "plan.json").write_text(json.dumps(plan))
-    (folder / "worker.py").write_text(WORKER)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {**os.environ, **SHARDING, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-              "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}  # fmt: skip
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "worker.py", str(folder)], cwd=folder,
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    outputs = [worker.communicate(timeout=240)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(outputs)
+    run_on_two(folder, WORKER, 240, **SHARDING)
     return folder, groups
 
 

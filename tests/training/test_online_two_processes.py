@@ -2,13 +2,11 @@
 
 import json
 import os
-import socket
-import subprocess
-import sys
 
 import pytest
 import torch
 from rollouts import make_rollout
+from two_ranks import run_on_two
 
 from ablate.models.loading import load_model, save_model
 from ablate.objectives import make_objective
@@ -52,23 +50,7 @@ def test_two_processes_draw_and_learn_as_one(make_model, make_training, tokenize
     save_model(make_model(), tokenizer, tmp_path / "start")
     save_model(make_model(3), tokenizer, tmp_path / "other")
     (tmp_path / "training.json").write_text(training.model_dump_json())
-    (tmp_path / "worker.py").write_text(WORKER)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    here = os.path.dirname(__file__)
-    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "PYTHONPATH": here,
-              "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}  # fmt: skip
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "worker.py", str(tmp_path)], cwd=tmp_path,
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    outputs = [worker.communicate(timeout=240)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(outputs)
+    run_on_two(tmp_path, WORKER, 240, PYTHONPATH=os.path.dirname(__file__))
 
     rollout, model = make_rollout(tokenizer, count=12), make_model()
     alone = train_policy(

@@ -1,10 +1,6 @@
 """Two processes train what one would: DDP on CPU, started as a launcher would."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +8,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from two_ranks import run_on_two
 
 from ablate.config.model import SFT
 from ablate.models.loading import load_model, save_model
@@ -124,22 +121,7 @@ def together(folder, make_model, make_groups, with_everything, make_training, to
         **{loss: [asdict(e) for e in _examples(groups[:21], loss)] for loss in LOSSES},
     }
     (folder / "plan.json").write_text(json.dumps(plan))
-    (folder / "worker.py").write_text(WORKER)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-              "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}  # fmt: skip
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "worker.py", str(folder)], cwd=folder,
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    outputs = [worker.communicate(timeout=300)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(outputs)
+    run_on_two(folder, WORKER, 300)
     return folder, groups
 
 

@@ -17,7 +17,6 @@ def normalize(overrides: Sequence[str], search: Sequence[str] = ()) -> list[str]
       `num_responses.k=6`.
     - `seed=3` is short for `seed.value=3`, whether alone or in a sweep.
     - `reward.training.objective=simpo` chooses a level of `objective` for that place.
-    - `reward.training.objective=simpo` chooses a level of `objective` for that place.
     """
     return [_normalize(override, search) for override in overrides]
 
