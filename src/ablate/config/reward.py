@@ -24,41 +24,36 @@ Normalize = Literal["within_prompt_sd", "none", "centre", "z_score", "clip", "ra
 LabelPrompts = Literal["id", "ood", "mix"]
 
 
-class RewardTraining(Node):
+class LabelTraining(Node):
+    """What every learnt source says of its training on labels."""
+
+    num_labels: PositiveInt | None
+    prompts: LabelPrompts
+    lr: PositiveFloat
+    batch_size: PositiveInt
+    epochs: PositiveFloat
+
+
+class RewardTraining(LabelTraining):
     """How a reward model is trained, on labels of prompts the policy never trains on."""
 
     loss: Literal["bradley_terry", "regression"]
     init: Literal["sft", "base"]
-    num_labels: PositiveInt | None
-    prompts: LabelPrompts
-    lr: PositiveFloat
-    batch_size: PositiveInt
-    epochs: PositiveFloat
 
 
-class ImplicitTraining(Node):
+class ImplicitTraining(LabelTraining):
     """How the policy of an implicit reward is trained, on the same labels as a reward model."""
 
     objective: ObjectiveConfig
-    num_labels: PositiveInt | None
-    prompts: LabelPrompts
-    lr: PositiveFloat
-    batch_size: PositiveInt
-    epochs: PositiveFloat
 
 
-class PreferenceTraining(Node):
+class PreferenceTraining(LabelTraining):
     """How a general preference model is trained; `dim` is that of its embeddings (even)."""
 
     loss: Literal["preference"]
     dim: PositiveInt = Field(multiple_of=2)
     tau: PositiveFloat
     init: Literal["sft", "base"]
-    num_labels: PositiveInt | None
-    prompts: LabelPrompts
-    lr: PositiveFloat
-    batch_size: PositiveInt
-    epochs: PositiveFloat
 
 
 Training = RewardTraining | ImplicitTraining | PreferenceTraining
