@@ -9,7 +9,9 @@ from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from ablate.groups import PromptGroup
+from ablate.models.packing import Packing
 from ablate.objectives import make_objective
+from ablate.training.budget import Budget
 from ablate.training.collate import GroupCollator
 from ablate.training.groups import (
     mismatched_pairs,
@@ -42,7 +44,7 @@ class Gradients(TrainerCallback):
 
 def first_step(
     model, tokenizer, groups, objective, folder, *, micro=None, checkpointing=False, ref_kl=None,
-    reference=None, whole=False,
+    reference=None, whole=False, packed=True, tokens=10_000,
 ):  # fmt: skip
     """Loss and unclipped gradient of one batch of all groups, or the trainer after that step."""
     count = len(groups)
@@ -52,7 +54,8 @@ def first_step(
         weight_decay=0.0, max_grad_norm=None, gradient_checkpointing=checkpointing,
     )  # fmt: skip
     partners = mismatched_partners(order, count) if ref_kl is not None else None
-    collator = GroupCollator(groups, order, tokenizer.pad_token_id, partners, ref_kl)
+    packing = Packing.of(model.config) if packed else None
+    collator = GroupCollator(groups, order, tokenizer.pad_token_id, partners, ref_kl, packing)
     keeper = Gradients()
     with quiet():
         arguments = common_arguments(
@@ -61,6 +64,7 @@ def first_step(
         )  # fmt: skip
         trainer = RPOTrainer(
             model, arguments, objective=objective, source=FixedGroups(collator),
+            budget=Budget(tokens, micro, found=True),
             num_positions=count, tokenizer=tokenizer, callbacks=[keeper], reference=reference,
         )  # fmt: skip
         keeper.trainer = trainer

@@ -1,6 +1,7 @@
 """How much GPU memory preference training takes: a sum over what is held, from a model's shape."""
 
 from dataclasses import dataclass
+from typing import Any
 
 #: tokens of a sequence that the estimates in the level files assume
 TOKENS = 1024
@@ -88,6 +89,33 @@ def estimate(
     else:
         working = (2 * trained if rank is None else 0) + (4 * trained if processes > 1 else 0)
     tokens = micro_batch_size * RESPONSES * TOKENS
-    kept = 2 * (8 * shape.hidden + 3 * shape.intermediate)
-    per_token = shape.layers * 2 * shape.hidden + kept if checkpointing else shape.layers * kept
-    return Estimate(states, working, tokens * per_token)
+    return Estimate(states, working, tokens * activation_bytes(shape, checkpointing, 2))
+
+
+def activation_bytes(shape: Shape, checkpointing: bool, width: int) -> int:
+    """Bytes of activations per token, in numbers of `width` bytes; see `estimate`."""
+    kept = width * (8 * shape.hidden + 3 * shape.intermediate)
+    return shape.layers * width * shape.hidden + kept if checkpointing else shape.layers * kept
+
+
+def state_bytes(model: Any) -> int:
+    """Bytes that training will add to a model: gradients and two moments of what is trained."""
+    return 12 * sum(value.numel() for value in model.parameters() if value.requires_grad)
+
+
+def shape_of(model: Any) -> Shape:
+    """The shape of a transformers model, adapters left out."""
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    return Shape(
+        hidden=config.hidden_size,
+        layers=config.num_hidden_layers,
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        # some older configs leave it out: four widths, as in the first transformers
+        intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+        vocabulary=config.vocab_size,
+        weights=sum(value.numel() for value in model.parameters()),
+        tied=bool(config.tie_word_embeddings),
+    )

@@ -116,6 +116,7 @@ def run(context: Context) -> None:
             "curve": result.curve.to_dict("records"),
             "seconds": time.monotonic() - started,
             "processes": world_size(),
+            "computed": result.computed,
         },
     )
 
