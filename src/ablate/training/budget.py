@@ -101,11 +101,11 @@ class Budget:
         self.tokens = max(1, self.tokens // 2)
         self.halvings += 1
 
-    def state(self) -> dict[str, int]:
+    def state(self) -> dict[str, Any]:
         """What an interrupted training must remember, and a record tells."""
         return {"tokens_per_device": self.tokens, "halvings": self.halvings}
 
-    def load_state(self, state: dict[str, int]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Takes up what `state` gave."""
         self.tokens, self.halvings = state["tokens_per_device"], state["halvings"]
 

@@ -54,6 +54,7 @@ class GroupCollator:
         pad_id: int,
         partners: Sequence[int] | None = None,
         partner_ref_logps: Sequence[list[float]] | None = None,
+        *,
         packing: Packing | None = None,
     ) -> None:
         self.groups = groups

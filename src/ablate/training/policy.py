@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -73,7 +74,7 @@ class PolicyResult:
     curve: pd.DataFrame
     #: how it was computed: `shared_prompt` (on, or why not), `tokens_per_device` at the end and
     #: how often memory ran out (`halvings`)
-    computed: dict[str, str | int]
+    computed: dict[str, Any]
 
 
 def train_policy(

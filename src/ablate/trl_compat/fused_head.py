@@ -44,14 +44,16 @@ def detach(model: Any) -> None:
 def fused_head(model: Any) -> Iterator[None]:
     """Within: the model has a fused head; afterwards it is as it was."""
     base = base_of(model)
-    before = base.__dict__.get("forward")
+    before, gathered = base.__dict__.get("forward"), _HOOKS in base.__dict__
     attach(model)
     try:
         yield
     finally:
-        detach(model)
+        detach(base)
         if before is not None:
             base.__dict__["forward"] = before
+        if gathered:
+            gather(base)
 
 
 def token_values(
