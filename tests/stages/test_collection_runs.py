@@ -97,6 +97,22 @@ def test_prompts_of_a_round_are_new_and_old_as_asked(store: Path, iterative: Out
     assert len(pools[0] & pools[1]) == 6
 
 
+def test_what_is_drawn_in_training_and_for_the_curve_is_counted(
+    store: Path, online: Outcome
+) -> None:
+    """Every drawn response enters the loss here: the step table counts them by another route."""
+    steps = load_train(store, [online.record.identity])
+    curve = load_curve(store, [online.record.identity])
+    drawn = (steps["responses"] * steps["length"]).sum() + 4 * curve["length"].sum()
+    generated = stages(online)["policy"]["result"]["generated"]
+    assert generated["tokens"] == round(drawn)
+    assert generated["responses"] == steps["responses"].sum() + 4 * len(curve)
+    per_stage = [s["result"]["generated"]["tokens"] for s in online.record.data["stages"]
+                 if "generated" in s["result"]]  # fmt: skip
+    assert online.record.data["tokens_generated"] == sum(per_stage)
+    assert len(per_stage) == 4  # pool, policy, answers of SFT, evaluation
+
+
 def test_more_rounds_share_the_beginning(store: Path, iterative: Outcome) -> None:
     shorter = planned(store, *ROUNDS, "collection.rounds=1")
     longer = planned(store, *ROUNDS, "collection.rounds=3")

@@ -52,6 +52,18 @@ def test_the_record_is_complete_and_plain(first: Outcome) -> None:
     assert data["config"]["objective"]["name"] == "rpo_bwd"
 
 
+def test_all_sampled_tokens_of_a_run_are_counted(store: Path, first: Outcome) -> None:
+    """Pool, answers of SFT and policy: counted again from the stored token ids."""
+    sampled = 0
+    for stage in first.record.data["stages"]:
+        folder = store / "stages" / stage["name"] / stage["id"]
+        for table in ("pool.parquet", "answers.parquet"):
+            if (folder / table).exists():
+                sampled += pd.read_parquet(folder / table)["response_ids"].map(len).sum()
+    sampled += pd.read_parquet(first.record.path / "eval.parquet")["num_tokens"].sum()
+    assert first.record.data["tokens_generated"] == sampled
+
+
 def test_the_metrics_can_be_recomputed_from_the_stored_answers(first: Outcome) -> None:
     answers = pd.read_parquet(first.record.path / "eval.parquet")
     metrics = first.record.data["metrics"]

@@ -70,10 +70,7 @@ def _facts(record: Record) -> Table:
         table.add_row(f"data, {split}", told)
     table.add_row("checkpoint", f"step {data['policy']['step']} of {data['policy']['checkpoints']}")
     table.add_row("weights", f"sha256 {data['policy']['weights'][:16]}…")
-    table.add_row(
-        "tokens",
-        f"{data['tokens_trained']:,} trained, {data['tokens_generated']:,} generated in evaluation",
-    )
+    table.add_row("tokens", _tokens(data))
     table.add_row("device seconds", f"{data['device_seconds']:.1f} (own stages)")
     table.add_row(
         "machine",
@@ -84,6 +81,14 @@ def _facts(record: Record) -> Table:
     table.add_row("versions", ", ".join(f"{k} {v}" for k, v in versions.items() if v))
     table.add_row("tracker id", str(data["tracker_id"]))
     return table
+
+
+def _tokens(data: dict[str, Any]) -> str:
+    sampled = data["tokens_generated"]
+    told = "an unknown number" if sampled is None else f"{sampled:,}"
+    return (
+        f"{data['tokens_trained']:,} trained, {told} sampled (stages shared with others included)"
+    )
 
 
 def _reward(reward: dict[str, Any]) -> str:

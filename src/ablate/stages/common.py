@@ -1,6 +1,6 @@
 """What several stages' work shares: loading policies, reading pools, joining tables."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sized
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ablate.config.run import RunConfig
 from ablate.models.fit import Fitter
 from ablate.models.loading import context_length, load_model
 from ablate.models.tokenizer import load_tokenizer
+from ablate.sampling.responses import Count
 from ablate.stages.context import Report
 from ablate.store.files import read_json
 from ablate.store.tables import read_table
@@ -97,6 +98,12 @@ def within(report: Report, first: float, last: float) -> Report:
         report(round(1000 * share), 1000, metrics)
 
     return inner
+
+
+def counted(responses: Iterable[Sized]) -> dict[str, int]:
+    """How many sampled responses and tokens (stop tokens included), for a stage's result."""
+    sizes = [len(ids) for ids in responses]
+    return Count(len(sizes), sum(sizes)).plain()
 
 
 def as_lists(column: pd.Series) -> list[list[int]]:

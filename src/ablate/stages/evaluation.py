@@ -25,6 +25,7 @@ from ablate.stages.common import (
     MODEL,
     RESULT,
     as_lists,
+    counted,
     load_policy,
     open_fitter,
     within,
@@ -90,7 +91,7 @@ def run(context: Context) -> None:
             "step": step,
             "metrics": metrics,
             "seconds": time.monotonic() - started,
-            "tokens": int(answers["num_tokens"].sum()),
+            "generated": counted(answers["response_ids"]),
             "judging": tally.plain(),
         },
     )

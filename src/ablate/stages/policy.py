@@ -11,6 +11,7 @@ from ablate.errors import DataError
 from ablate.models.loading import weights_digest
 from ablate.models.tokenizer import load_tokenizer
 from ablate.objectives import Objective
+from ablate.sampling.responses import Count
 from ablate.sampling.select import drawn_numbers, gap
 from ablate.stages.common import (
     CURVE,
@@ -33,7 +34,7 @@ from ablate.store.tables import read_table, write_table
 from ablate.training.behaviour import Behaviour
 from ablate.training.groups import Group
 from ablate.training.online import FreshGroups
-from ablate.training.policy import train_policy
+from ablate.training.policy import PolicyResult, train_policy
 from ablate.trl_compat.arguments import world_size
 
 
@@ -114,10 +115,22 @@ def run(context: Context) -> None:
             else sum(len(group.response_ids) for group in groups),
             "tokens": int(result.steps["tokens"].iloc[-1]) if len(result.steps) else 0,
             "curve": result.curve.to_dict("records"),
+            "generated": _generated(context, result),
             "seconds": time.monotonic() - started,
             "processes": world_size(),
         },
     )
+
+
+def _generated(context: Context, result: PolicyResult) -> dict[str, int]:
+    """What was sampled to train on and to measure the curve."""
+    total = Count(**result.drawn.plain())
+    if len(result.curve):
+        plan = context.params["curve"]
+        prompts = sum(split["num"] for split in plan["splits"].values())
+        each = prompts * plan["samples_per_prompt"]
+        total.add(each * len(result.curve), int((result.curve["length"] * each).round().sum()))
+    return total.plain()
 
 
 def _behaviour(context: Context) -> Behaviour:
@@ -148,6 +161,7 @@ def _pass_on(context: Context, earlier: dict[str, Any]) -> None:
         "responses": 0,
         "tokens": 0,
         "curve": [],
+        "generated": Count().plain(),
         "seconds": 0.0,
     }
     write_json(context.out / RESULT, {**earlier, **nothing})

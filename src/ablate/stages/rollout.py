@@ -14,7 +14,7 @@ from ablate.datasets import Prompt, open_dataset
 from ablate.errors import ConfigError
 from ablate.models.tokenizer import decode_response, encode_prompt
 from ablate.rewards.table import Answer, RewardTable
-from ablate.sampling.responses import SampledResponse
+from ablate.sampling.responses import Count, SampledResponse
 from ablate.sampling.sampler import open_sampler
 from ablate.sampling.select import select_indices
 from ablate.stages.context import Context
@@ -55,6 +55,7 @@ class PolicyRollout:
         self.tokenizer, self.prompts, self.score = tokenizer, prompts, score
         self.num_responses, self.num_samples = num_responses, num_samples
         self.sampler, self.sampling, self.seed = sampler, sampling, seed
+        self.count = Count()
         self.prompt_ids = [encode_prompt(tokenizer, prompt.conversation) for prompt in prompts]
 
     def groups(self, policy: PreTrainedModel, visits: Sequence[Visit]) -> list[Group]:
@@ -95,6 +96,7 @@ class PolicyRollout:
             found = sampler.draw(
                 keyed, count, sampling=self.sampling, seed=self.seed, first_index=first_index
             )
+        self.count.add(len(found), sum(len(response.ids) for response in found))
         return [found[start : start + count] for start in range(0, len(found), count)]
 
     def rewards(
