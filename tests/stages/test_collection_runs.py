@@ -16,21 +16,10 @@ from ablate.models.logps import response_logps
 from ablate.models.tokenizer import load_tokenizer
 from ablate.results import load_curve, load_train
 from ablate.stages.complete import Outcome, complete
-from ablate.stages.graph import RunPlan, plan
+from ablate.stages.graph import plan
 from ablate.stages.preflight import check_data
 from ablate.store.layout import Layout
-from smallrun import SMALL
-
-
-def planned(store: Path, *words: str) -> RunPlan:
-    config = compose([*SMALL, f"results_dir={store}", *words])
-    legality.check(config)
-    check_data(config)
-    return plan(config, Layout(store))
-
-
-def run(store: Path, *words: str) -> Outcome:
-    return complete(planned(store, *words), Layout(store))
+from smallrun import SMALL, planned, run
 
 
 def stages(outcome: Outcome) -> dict[str, dict]:  # type: ignore[type-arg]
@@ -40,11 +29,6 @@ def stages(outcome: Outcome) -> dict[str, dict]:  # type: ignore[type-arg]
 def folder(store: Path, outcome: Outcome, role: str) -> Path:
     stage = stages(outcome)[role]
     return store / "stages" / stage["name"] / stage["id"]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store")
 
 
 #: two optimizer steps in each round of two

@@ -157,12 +157,6 @@ def test_ragged_groups_are_kept_and_told(tmp_path: Path) -> None:
     assert trained["responses"] == 8 * (2 + 3 + 4)
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store for the runs on small files: they share the untrained parts."""
-    return tmp_path_factory.mktemp("store")
-
-
 def gold_rows(count: int) -> list[dict[str, Any]]:
     return [
         {"prompt": f"q{i}?", "chosen": f"good {i}", "rejected": f"bad {i}", "gold": f"best {i}",

@@ -76,7 +76,7 @@ def run(context: Context) -> None:
         lora=context.run.base_model.lora,
         behaviour=_behaviour(context),
         reference=reference,
-        curve=curve_of(context, tokenizer),
+        curve=curve_of(context, model, tokenizer),
         seed=context.params["seed"],
         work_dir=work,
         report=context.report,
