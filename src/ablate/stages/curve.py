@@ -19,7 +19,10 @@ from ablate.training.watch import Curve
 
 
 def curve_of(
-    context: Context, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    context: Context,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    reference: PreTrainedModel | None,
 ) -> Curve | None:
     """The curve that a policy stage was asked for, or None.
 
@@ -41,9 +44,10 @@ def curve_of(
     splits = list(params["splits"])
     judge = open_planned(context.run, dataset, splits, params["judge"], context.inputs)
     others = opponents(context)
-    sft = None
+    sft = reference if fixed_at_sft(context) else None
     # what adapters were put on is still there, beneath them
-    if context.run.base_model.lora is None or context.inputs["init"] != context.inputs["sft"]:
+    beneath = context.run.base_model.lora and context.inputs["init"] == context.inputs["sft"]
+    if sft is None and not beneath:
         sft, _ = load_policy(context.inputs["sft"] / MODEL, context.run)
     reward = training_reward_of(context, splits)
 
@@ -78,3 +82,9 @@ def curve_of(
         return {name: float(value) for name, value in point.items()}
 
     return Curve(params["every"], measure)
+
+
+def fixed_at_sft(context: Context) -> bool:
+    """Whether the reference of the training is the SFT policy that the curve compares with."""
+    inputs = context.inputs
+    return inputs.get("reference", inputs["init"]) == inputs["sft"]

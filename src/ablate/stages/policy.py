@@ -27,7 +27,7 @@ from ablate.stages.common import (
     read_pool,
 )
 from ablate.stages.context import Context
-from ablate.stages.curve import curve_of
+from ablate.stages.curve import curve_of, fixed_at_sft
 from ablate.stages.rollout import SELECTION_SEED, fresh_groups, pick, reward_fields
 from ablate.store.files import read_json, write_json
 from ablate.store.tables import read_table, write_table
@@ -49,8 +49,10 @@ def run(context: Context) -> None:
     model, _ = load_policy(init, context.run)
     tokenizer = load_tokenizer(str(init))
     reference = None
-    if "reference" in context.inputs:
-        reference, _ = load_policy(model_of(context.inputs, "reference"), context.run)
+    compares = "sft" in context.inputs and context.run.base_model.lora is None
+    if "reference" in context.inputs or (compares and fixed_at_sft(context)):
+        role = "reference" if "reference" in context.inputs else "init"
+        reference, _ = load_policy(model_of(context.inputs, role), context.run)
         reference.requires_grad_(False)
     online = context.params["collection"] != "offline"
     groups: list[Group] | FreshGroups
@@ -76,7 +78,7 @@ def run(context: Context) -> None:
         lora=context.run.base_model.lora,
         behaviour=_behaviour(context),
         reference=reference,
-        curve=curve_of(context, model, tokenizer),
+        curve=curve_of(context, model, tokenizer, reference),
         seed=context.params["seed"],
         work_dir=work,
         report=context.report,
