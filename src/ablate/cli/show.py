@@ -108,7 +108,7 @@ def _reward(reward: dict[str, Any]) -> str:
 
 
 def _data(stages: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Prompts and responses of every pool, what was left out, and how noisy labels are."""
+    """Prompts and responses of every pool, what did not fit, and how noisy labels are."""
     rows = []
     for stage in stages:
         result, split = stage["result"], stage["role"].rpartition("/")[2]
@@ -117,6 +117,9 @@ def _data(stages: list[dict[str, Any]]) -> list[tuple[str, str]]:
             parts += [f"{what}: {count:,}" for what, count in result["data"]["counts"].items()]
             commit = result["data"]["origin"].get("commit")
             rows.append((split, "; ".join(parts + ([f"commit {commit}"] if commit else []))))
+        if stage["name"] == "policy" and result.get("unfit"):
+            told = "; ".join(f"{what}: {count:,}" for what, count in result["unfit"].items())
+            rows.append(("drawn in training", told))
         if stage["name"] == "labels" and result.get("agrees_with_clean") is not None:
             agrees = 100 * result["agrees_with_clean"]
             rows.append((split, f"labels order {agrees:.1f} % of untied pairs as clean scores do"))

@@ -29,7 +29,8 @@ def curve_of(
     A point holds, over the same held-out prompts with the same noise every time: `judge_reward`,
     `training_reward` (on training's scale; absent where training sees no scores of new answers),
     `kl` (KL(π ‖ SFT) in nats per response, exact at every token of the sampled responses),
-    `length` (tokens) and `truncated` (share without an end).
+    `length` (tokens), `truncated` (share without an end), and how many `answers` of how many
+    `tokens` in all were sampled.
     """
     params = context.params.get("curve")
     if params is None:
@@ -78,6 +79,8 @@ def curve_of(
             "kl": math.fsum(row[0].kl for row in compared) / len(compared),
             "length": answers["num_tokens"].mean(),
             "truncated": answers["truncated"].mean(),
+            "answers": len(answers),
+            "tokens": answers["num_tokens"].sum(),
         }
         return {name: float(value) for name, value in point.items()}
 

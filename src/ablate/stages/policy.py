@@ -57,8 +57,9 @@ def run(context: Context) -> None:
     online = context.params["collection"] != "offline"
     groups: list[Group] | FreshGroups
     dropped = 0
+    unfit: dict[str, int] = {}
     if online:
-        groups = fresh_groups(context, tokenizer)
+        groups, unfit = fresh_groups(context, model, tokenizer)
     else:
         groups, dropped = select_groups(context)
     work = context.out / "work"
@@ -112,26 +113,24 @@ def run(context: Context) -> None:
             "weights": weights_digest(context.out / f"step-{last}"),
             "groups": groups.count if isinstance(groups, FreshGroups) else len(groups),
             "dropped_by_min_gap": dropped,
+            "unfit": unfit,
             "responses": int(responses)
             if isinstance(groups, FreshGroups)
             else sum(len(group.response_ids) for group in groups),
             "tokens": int(result.steps["tokens"].iloc[-1]) if len(result.steps) else 0,
             "curve": result.curve.to_dict("records"),
-            "generated": _generated(context, result),
+            "generated": _generated(result),
             "seconds": time.monotonic() - started,
             "processes": world_size(),
         },
     )
 
 
-def _generated(context: Context, result: PolicyResult) -> dict[str, int]:
+def _generated(result: PolicyResult) -> dict[str, int]:
     """What was sampled to train on and to measure the curve."""
     total = Count(**result.drawn.plain())
     if len(result.curve):
-        plan = context.params["curve"]
-        prompts = sum(split["num"] for split in plan["splits"].values())
-        each = prompts * plan["samples_per_prompt"]
-        total.add(each * len(result.curve), int((result.curve["length"] * each).round().sum()))
+        total.add(int(result.curve["answers"].sum()), int(result.curve["tokens"].sum()))
     return total.plain()
 
 
@@ -160,6 +159,7 @@ def _pass_on(context: Context, earlier: dict[str, Any]) -> None:
         "checkpoints": [last],
         "groups": 0,
         "dropped_by_min_gap": 0,
+        "unfit": {},
         "responses": 0,
         "tokens": 0,
         "curve": [],
