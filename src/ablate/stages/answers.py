@@ -14,5 +14,5 @@ def run(context: Context) -> None:
     write_table(answers, context.out / ANSWERS)
     write_json(
         context.out / RESULT,
-        {"judging": tally.plain(), "generated": counted(answers["response_ids"])},
+        {"judging": tally.plain(), "generated": counted(answers["response_ids"], model)},
     )

@@ -100,10 +100,21 @@ def within(report: Report, first: float, last: float) -> Report:
     return inner
 
 
-def counted(responses: Iterable[Sized]) -> dict[str, int]:
-    """How many sampled responses and tokens (stop tokens included), for a stage's result."""
+def counted(responses: Iterable[Sized], model: Any) -> dict[str, int]:
+    """How many sampled responses and tokens (stop tokens included), for a stage's result.
+
+    With `batch_size`, how many of them at a time, where memory ran out with more.
+    """
     sizes = [len(ids) for ids in responses]
-    return Count(len(sizes), sum(sizes)).plain()
+    return drawn_from(model, Count(len(sizes), sum(sizes)))
+
+
+def drawn_from(model: Any, count: Count) -> dict[str, int]:
+    """As `counted`, of what was counted before."""
+    from ablate.sampling.sample import lowered_batch
+
+    lowered = lowered_batch(model)
+    return count.plain() | ({} if lowered is None else {"batch_size": lowered})
 
 
 def as_lists(column: pd.Series) -> list[list[int]]:

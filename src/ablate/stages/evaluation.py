@@ -66,6 +66,7 @@ def run(context: Context) -> None:
     folder = context.inputs["policy"] / f"step-{step}"
     model, tokenizer = load_policy(folder, context.run)
     answers, tally = held_out_answers(context, model, tokenizer, within(context.report, 0.0, 0.7))
+    generated = counted(answers["response_ids"], model)
     if adapts_reference(context.run, folder):
         # one copy of the base weights for both; the merged ones, which answered, are given back
         del model
@@ -101,7 +102,7 @@ def run(context: Context) -> None:
             "step": step,
             "metrics": metrics,
             "seconds": time.monotonic() - started,
-            "generated": counted(answers["response_ids"]),
+            "generated": generated,
             "judging": tally.plain(),
         },
     )

@@ -20,6 +20,7 @@ from ablate.stages.common import (
     SCORES,
     STEPS,
     as_lists,
+    drawn_from,
     grouped,
     joined,
     load_policy,
@@ -119,19 +120,19 @@ def run(context: Context) -> None:
             else sum(len(group.response_ids) for group in groups),
             "tokens": int(result.steps["tokens"].iloc[-1]) if len(result.steps) else 0,
             "curve": result.curve.to_dict("records"),
-            "generated": _generated(result),
+            "generated": _generated(model, result),
             "seconds": time.monotonic() - started,
             "processes": world_size(),
         },
     )
 
 
-def _generated(result: PolicyResult) -> dict[str, int]:
+def _generated(model: Any, result: PolicyResult) -> dict[str, int]:
     """What was sampled to train on and to measure the curve."""
     total = Count(**result.drawn.plain())
     if len(result.curve):
         total.add(int(result.curve["answers"].sum()), int(result.curve["tokens"].sum()))
-    return total.plain()
+    return drawn_from(model, total)
 
 
 def _behaviour(context: Context) -> Behaviour:

@@ -74,7 +74,7 @@ def run(context: Context) -> None:
                 stop_token_ids(tokenizer),
             ),
             "sampler": drawn_by,
-            "generated": counted(frame["response_ids"] if drawn_by else []),
+            "generated": counted(frame["response_ids"] if drawn_by else [], model),
             "data": {"origin": dataset.origin(), "counts": dataset.cleaning() | fitter.counts},
             "seconds": seconds,
         },

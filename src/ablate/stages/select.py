@@ -4,7 +4,7 @@ from ablate.config.dataset import Sampling
 from ablate.datasets import open_dataset
 from ablate.evaluation.answers import answer_prompts, fitting, held_out_prompts
 from ablate.sampling.responses import Count
-from ablate.stages.common import RESULT, load_policy, open_fitter, within
+from ablate.stages.common import RESULT, drawn_from, load_policy, open_fitter, within
 from ablate.stages.context import Context
 from ablate.stages.evaluation import opponents, training_reward
 from ablate.stages.judging import judge_of
@@ -54,7 +54,7 @@ def run(context: Context) -> None:
             "step": best,
             "by": "training_reward" if "reward" in params else "judge",
             "valid_reward": {str(step): value for step, value in curve.items()},
-            "generated": generated.plain(),
+            "generated": drawn_from(model, generated),
             "judging": judge.tally.plain(),
         },
     )
