@@ -11,6 +11,7 @@ from ablate.config.run import RunConfig, validate
 from ablate.errors import ConfigError, StoreError
 from ablate.stages.complete import run_name
 from ablate.stages.graph import RunPlan, plan
+from ablate.store import crash
 from ablate.store.files import read_json, write_json
 from ablate.store.layout import Layout
 
@@ -57,6 +58,7 @@ def freeze(sweep: Sweep, command: Sequence[str], launcher: str, options: dict[st
     sweep.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for identity, planned in sweep.plans.items():
         write_json(sweep.frozen(identity), planned.run.model_dump(mode="json"))
+        crash.point("sweep-run-frozen")
     write_json(
         sweep.folder / "sweep.json",
         {
@@ -68,6 +70,7 @@ def freeze(sweep: Sweep, command: Sequence[str], launcher: str, options: dict[st
             "options": options,
         },
     )
+    crash.point("sweep-frozen")
 
 
 def find_sweep(layout: Layout, name: str | None) -> Path:

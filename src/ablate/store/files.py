@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.errors import StoreError
+from ablate.store import crash
 
 MANIFEST = "manifest.json"
 
@@ -26,7 +27,9 @@ def write_json(path: Path, value: Any) -> None:
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
+        crash.point("json-before-rename")
         os.replace(temporary, path)
+        crash.point("json-after-rename")
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -85,12 +88,14 @@ def damage(directory: Path) -> str | None:
 def publish(source: Path, target: Path) -> bool:
     """Moves a finished directory to its final name; False if another process was first."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    crash.point("publish-before-rename")
     try:
         os.rename(source, target)
     except OSError:
         if target.exists():
             return False
         raise
+    crash.point("publish-after-rename")
     _flush_directory(target.parent)
     return True
 
