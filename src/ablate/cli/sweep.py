@@ -22,7 +22,7 @@ from ablate.store.layout import check_writable
 
 
 def sweep_locally(
-    runs: Sequence[RunConfig], arguments: list[str], workers: int | None
+    runs: Sequence[RunConfig], arguments: list[str], workers: int | None, max_restarts: int
 ) -> list[RunOutcome]:
     """Runs a sweep on this machine and prints its table.
 
@@ -35,17 +35,17 @@ def sweep_locally(
     workers = workers or default_workers(plans)
     threads = max(1, (os.cpu_count() or 1) // workers)
     with_threads(sweep, threads)
-    freeze(sweep, arguments, "local", {"workers": workers})
+    freeze(sweep, arguments, "local", {"workers": workers, "max_restarts": max_restarts})
     if len(runs) > len(sweep.plans):
         console.print(f"{len(runs)} arms are {len(sweep.plans)} distinct runs")
     console.print(
         f"{len(sweep.plans)} runs, {workers} at a time with {threads} thread"
         f"{'s' if threads > 1 else ''} each; sweep {sweep.name} in {sweep.folder}"
     )
-    return run_pool(console, sweep, workers)
+    return run_pool(console, sweep, workers, max_restarts)
 
 
-def run_pool(console: Console, sweep: Sweep, workers: int) -> list[RunOutcome]:
+def run_pool(console: Console, sweep: Sweep, workers: int, max_restarts: int) -> list[RunOutcome]:
     """Works on a frozen sweep here, with a live line, and prints its table."""
     with Live(console=console, refresh_per_second=4, transient=True) as live:
         shown: set[str] = set()
@@ -57,7 +57,7 @@ def run_pool(console: Console, sweep: Sweep, workers: int) -> list[RunOutcome]:
                     live.console.print(_line(outcome))
             live.update(_status(state))
 
-        outcomes = run_locally(sweep, workers, show)
+        outcomes = run_locally(sweep, workers, show, max_restarts)
     console.print()
     from ablate.cli.table import show_table
 

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -112,12 +113,18 @@ def _flush_directory(path: Path) -> None:
 def scratch(parent: Path, prefix: str) -> Iterator[Path]:
     """A private directory that is gone afterwards unless it was renamed away."""
     parent.mkdir(parents=True, exist_ok=True)
-    owner = f"{socket.gethostname()}.{os.getpid()}"
-    path = Path(tempfile.mkdtemp(dir=parent, prefix=f"{prefix}@{owner}@"))
+    path = private_name(parent, prefix)
+    path.mkdir(mode=0o700)
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def private_name(parent: Path, prefix: str) -> Path:
+    """A name that nobody else uses and that tells whose it is, see `clear_abandoned`."""
+    owner = f"{socket.gethostname()}.{os.getpid()}"
+    return parent / f"{prefix}@{owner}@{secrets.token_hex(4)}"
 
 
 def clear_abandoned(parent: Path) -> None:
