@@ -124,7 +124,7 @@ class Storm:
 
     def policies(self) -> Iterator[int]:
         """Process ids of the jobs that train a policy now."""
-        if not self.layout.sweeps.is_dir():
+        if not any(self.layout.sweeps.glob("*/sweep.json")):
             return
         for planned in thaw_sweep(find_sweep(self.layout, None)).plans.values():
             policy = planned.evaluation.inputs["policy"].identity
