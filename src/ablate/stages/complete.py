@@ -104,7 +104,9 @@ def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display)
             shutil.copyfile(evaluation / "eval.parquet", private / "eval.parquet")
             join_rounds(rounds, "train.parquet", private)
             join_rounds(rounds, "curve.parquet", private)
-            record = records.publish(layout, plan.identity, private, data)
+            record = records.publish(
+                layout, plan.identity, private, data, again=plan.run.force is not False
+            )
         tracker.finish(_summary(record))
     except AblateError as error:
         _fail(attempt, name, str(error), error)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablate.errors import StoreError
+from ablate.store import claims
 from ablate.store.files import clear_abandoned
 
 
@@ -88,6 +89,7 @@ def check_writable(layout: Layout, min_free_mb: int) -> None:
             "Choose another with results_dir=/path"
         ) from error
     clear_abandoned(layout.scratch)
+    claims.clear_abandoned(layout.claims)
     free_mb = shutil.disk_usage(root).free // 2**20
     if free_mb < min_free_mb:
         raise StoreError(
