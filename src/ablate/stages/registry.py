@@ -32,7 +32,7 @@ KINDS: dict[str, Kind] = {
     "policy": Kind(1, "ablate.stages.policy:run", "policy", trains=True),
     "select": Kind(1, "ablate.stages.select:run", "checkpoint selection"),
     "answers": Kind(1, "ablate.stages.answers:run", "SFT evaluation"),
-    "evaluation": Kind(1, "ablate.stages.evaluation:run", "evaluation"),
+    "evaluation": Kind(2, "ablate.stages.evaluation:run", "evaluation"),
 }
 
 #: the stages that belong to one run rather than to many; a forced run computes these again
