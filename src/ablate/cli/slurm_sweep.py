@@ -1,23 +1,21 @@
 """A sweep on SLURM from the command line: checks, submission, what to type next; or waiting."""
 
 import time
-from collections.abc import Sequence
 
 from rich.console import Console
 
-from ablate.cli.sweep import checked, with_threads
+from ablate.cli.sweep import checked, show_results, tuning_line, with_threads
+from ablate.config.expand import Expansion
 from ablate.config.launcher import SlurmConfig
-from ablate.config.run import RunConfig
 from ablate.launch import failed, scheduler
 from ablate.launch.local import RunOutcome
 from ablate.launch.slurm import submit
 from ablate.launch.status import counts, sweep_status
 from ablate.launch.sweep import Sweep, freeze, layout_of
-from ablate.results import load
 
 
 def sweep_on_slurm(
-    runs: Sequence[RunConfig], arguments: list[str], config: SlurmConfig
+    expansion: Expansion, arguments: list[str], config: SlurmConfig
 ) -> list[RunOutcome]:
     """Freezes the runs and submits what the store lacks; how they ended, if we waited for that.
 
@@ -26,8 +24,8 @@ def sweep_on_slurm(
     """
     console = Console()
     # a job may start anywhere: it must find the store
-    root = layout_of(runs[0]).root.resolve()
-    sweep = checked(console, [r.model_copy(update={"results_dir": str(root)}) for r in runs])
+    root = layout_of(expansion.runs[0]).root.resolve()
+    sweep = checked(console, expansion.at(str(root)))
     with_threads(sweep, config.cpus_per_task)
     freeze(sweep, arguments, "slurm", config.model_dump())
     return submit_and_tell(console, sweep, config)
@@ -41,6 +39,8 @@ def submit_and_tell(console: Console, sweep: Sweep, config: SlurmConfig) -> list
     if submission.already_queued:
         told.append(f"{submission.already_queued} jobs queued before")
     console.print(f"sweep {sweep.name}: {', '.join(told)}", highlight=False)
+    if sweep.contests:
+        console.print(tuning_line(sweep), highlight=False)
     if submission.arrays:
         shared = ""
         if submission.runs_per_job > 1:
@@ -65,8 +65,6 @@ def submit_and_tell(console: Console, sweep: Sweep, config: SlurmConfig) -> list
 
 def wait(console: Console, sweep: Sweep, seconds: float) -> list[RunOutcome]:
     """Stays until no run is queued or running, then prints the table."""
-    from ablate.cli.table import show_table
-
     said = ""
     while True:
         statuses = sweep_status(sweep.folder)
@@ -85,5 +83,5 @@ def wait(console: Console, sweep: Sweep, seconds: float) -> list[RunOutcome]:
         for s in statuses
     ]
     console.print()
-    show_table(console, load(sweep.layout.root, good), outcomes)
+    show_results(console, sweep, outcomes)
     return outcomes

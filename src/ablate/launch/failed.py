@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.store.files import read_json, write_json
+from ablate.store.sweeps import read_sweep
 
 
 def note(folder: Path, stage: str, reason: str, log: str) -> None:
@@ -29,5 +30,4 @@ def clear(folder: Path) -> int:
 
 def name_of(folder: Path, identity: str) -> str:
     """What a run of the sweep is called."""
-    names = read_json(folder / "sweep.json")["names"]
-    return str(names[identity])
+    return read_sweep(folder).names[identity]

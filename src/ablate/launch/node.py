@@ -18,7 +18,10 @@ from types import FrameType
 from ablate import preemption
 from ablate.errors import AblateError
 from ablate.launch import failed, scheduler
+from ablate.launch.jobs import PROMISED
+from ablate.launch.second_phase import resolve
 from ablate.launch.sweep import thaw
+from ablate.launch.tuning import settle
 from ablate.launch.worker import work
 from ablate.stages.forks import death, fork_context
 from ablate.store import records
@@ -52,6 +55,18 @@ def run(folder: str, root: str, pieces: Sequence[Piece], name: str, max_requeues
     return " ".join(words)
 
 
+def choose(folder: str) -> str:
+    """Ends the first phase of a sweep: chooses among the trials of every arm, and freezes.
+
+    Raises:
+        RuntimeError: an arm had no finished trial; the others are chosen all the same.
+    """
+    without = settle(Path(folder))
+    if without:
+        raise RuntimeError(f"{len(without)} arms have no finished trial to choose")
+    return "done"
+
+
 class _Job:
     def __init__(self, folder: Path, layout: Layout, max_requeues: int) -> None:
         self.folder, self.layout, self.max_requeues = folder, layout, max_requeues
@@ -71,12 +86,13 @@ class _Job:
     def piece(self, frozen: str, stage: str | None, log: str) -> str:
         """done, failed or stored."""
         try:
+            frozen = str(resolve(Path(frozen)))
             return self._piece(frozen, stage, log)
         except AblateError as error:
             # the frozen run itself cannot be read, or is no longer what it was
             if stage is not None:
                 failed.note(self.folder, stage, str(error), log)
-            else:
+            elif Path(frozen).parent.name != PROMISED:
                 self._note_run(Path(frozen).stem, str(error))
             print(error, file=sys.stderr)
             return "failed"

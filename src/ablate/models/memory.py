@@ -23,6 +23,26 @@ class Shape:
     weights: int
     tied: bool
 
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> "Shape":
+        """The shape of a LLaMA-like model from the content of its config.json.
+
+        Weights are those of the matrices: projections, the three of the MLP, embeddings and head.
+
+        Raises:
+            KeyError: the config says nothing of one of these.
+        """
+        hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        kv_heads = config.get("num_key_value_heads") or heads
+        head_dim = config.get("head_dim") or hidden // heads
+        layers, intermediate = config["num_hidden_layers"], config["intermediate_size"]
+        vocabulary, tied = config["vocab_size"], bool(config.get("tie_word_embeddings", False))
+        layer = 2 * hidden * head_dim * (heads + kv_heads) + 3 * hidden * intermediate
+        weights = layers * layer + vocabulary * hidden * (1 if tied else 2)
+        return cls(
+            hidden, layers, heads, kv_heads, head_dim, intermediate, vocabulary, weights, tied
+        )
+
     @property
     def layer_weights(self) -> int:
         """Weights of one layer."""
@@ -68,8 +88,10 @@ def estimate(
     fsdp: bool,
     micro_batch_size: int,
     checkpointing: bool,
+    responses: int = RESPONSES,
+    tokens: int = TOKENS,
 ) -> Estimate:
-    """Memory per GPU of preference training in bfloat16 on `TOKENS` tokens × `RESPONSES`.
+    """Memory per GPU of preference training in bfloat16, `responses` per prompt of `tokens` each.
 
     All weights trained: float32 master weights, gradients and two moments (16 bytes a weight).
     Adapters: the base in bfloat16 (2 bytes a weight) and 16 bytes a weight of the adapters.
@@ -88,34 +110,18 @@ def estimate(
         working = 2 * (embeddings + 2 * shape.layer_weights)
     else:
         working = (2 * trained if rank is None else 0) + (4 * trained if processes > 1 else 0)
-    tokens = micro_batch_size * RESPONSES * TOKENS
-    return Estimate(states, working, tokens * activation_bytes(shape, checkpointing, 2))
+    per_token = activation_bytes(shape.hidden, shape.intermediate, shape.layers, checkpointing, 2)
+    return Estimate(states, working, micro_batch_size * responses * tokens * per_token)
 
 
-def activation_bytes(shape: Shape, checkpointing: bool, width: int) -> int:
+def activation_bytes(
+    hidden: int, intermediate: int, layers: int, checkpointing: bool, width: int
+) -> int:
     """Bytes of activations per token, in numbers of `width` bytes; see `estimate`."""
-    kept = width * (8 * shape.hidden + 3 * shape.intermediate)
-    return shape.layers * width * shape.hidden + kept if checkpointing else shape.layers * kept
+    kept = width * (8 * hidden + 3 * intermediate)
+    return layers * width * hidden + kept if checkpointing else layers * kept
 
 
 def state_bytes(model: Any) -> int:
     """Bytes that training will add to a model: gradients and two moments of what is trained."""
     return 12 * sum(value.numel() for value in model.parameters() if value.requires_grad)
-
-
-def shape_of(model: Any) -> Shape:
-    """The shape of a transformers model, adapters left out."""
-    config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    return Shape(
-        hidden=config.hidden_size,
-        layers=config.num_hidden_layers,
-        heads=heads,
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        # some older configs leave it out: four widths, as in the first transformers
-        intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
-        vocabulary=config.vocab_size,
-        weights=sum(value.numel() for value in model.parameters()),
-        tied=bool(config.tie_word_embeddings),
-    )

@@ -8,7 +8,7 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from ablate.errors import ConfigError
-from ablate.models.memory import activation_bytes, shape_of, state_bytes
+from ablate.models.memory import activation_bytes, state_bytes
 
 #: tokens per forward pass on a CPU: more make nothing faster there
 CPU_TOKENS = 8192
@@ -25,9 +25,12 @@ def tokens_for(model: Any, device: torch.device, checkpointing: bool, processes:
     on the machine's memory alone, on a GPU on what is free once weights, gradients and moments
     have their place.
     """
-    shape = shape_of(model)
-    narrow = device.type != "cpu"
-    per_token = activation_bytes(shape, checkpointing, 2 if narrow else 4)
+    config = model.config.get_text_config()
+    # older configs leave it out where it is four times the width
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    width = 4 if device.type == "cpu" else 2
+    layers = config.num_hidden_layers
+    per_token = activation_bytes(config.hidden_size, inner, layers, checkpointing, width)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         room = GPU_SHARE * (free - state_bytes(model) / processes)

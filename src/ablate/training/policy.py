@@ -22,6 +22,7 @@ from ablate.models.loading import context_length
 from ablate.models.packing import Packing
 from ablate.models.sharing import FLEX_BLOCK, attending, use_flex, why_not
 from ablate.objectives import Objective
+from ablate.sampling.responses import Count
 from ablate.training.behaviour import Behaviour, of_behaviour
 from ablate.training.budget import Budget, tokens_for
 from ablate.training.collate import GroupCollator
@@ -72,6 +73,8 @@ class PolicyResult:
     divergence: Divergence | None
     #: one row per point of the over-optimisation curve, step 0 first; empty without a curve
     curve: pd.DataFrame
+    #: what was drawn from the policy to train on; none where the groups were made before
+    drawn: Count
     #: how it was computed: `shared_prompt` (on, or why not), `tokens_per_device` at the end and
     #: how often memory ran out (`halvings`)
     computed: dict[str, Any]
@@ -219,8 +222,9 @@ def train_policy(
         finally:
             trainer.release()
     rows, points = pd.DataFrame(watch.rows), pd.DataFrame(watch.points)
+    drawn = source.drawn if isinstance(source, OnlineGroups) else Count()
     computed = {"shared_prompt": obstacle or "on", **trainer.budget.state()}
-    return PolicyResult(rows, watch.checkpoints, divergence, points, computed)
+    return PolicyResult(rows, watch.checkpoints, divergence, points, drawn, computed)
 
 
 def shared_prompt_obstacle(model: PreTrainedModel, training: TrainingConfig) -> str | None:
