@@ -71,7 +71,7 @@ def run(context: Context) -> None:
         Objective(context.run.objective),
         TrainingConfig.model_validate(
             {
-                **context.params["training"],
+                **TrainingConfig.with_neutral(context.params["training"]),
                 "name": "",
                 "select_checkpoint": "last",
                 "select_by": "judge",
