@@ -103,7 +103,7 @@ def put(
     with files.scratch(layout.scratch, "made") as private:
         write_table(table, private / "eval.parquet")
         write_table(pd.DataFrame({"step": [1], "loss": [0.5]}), private / "train.parquet")
-        return records.publish(layout, identity, private, data)
+        return records.publish(layout, identity, private, data, again=True)
 
 
 def freeze(root: Path, configs: Sequence[dict[str, Any]], ids: Sequence[str], name: str) -> None:

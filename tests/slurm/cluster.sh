@@ -45,6 +45,8 @@ SlurmdPort=$((${SLURM_TEST_PORT:-16817} + 1))
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
+# also how long a requeued job waits before it may start again
+AuthInfo=cred_expire=10
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none

@@ -31,7 +31,7 @@ def test_the_record_is_complete_and_plain(first: Outcome) -> None:
     assert data["id"] == first.record.identity
     assert {stage["role"] for stage in data["stages"]} == {
         "sft", "pool/train", "labels/train", "scores", "ref_logps", "policy", "answers",
-        "evaluation",
+        "pool/pairs", "labels/pairs", "evaluation",
     }  # fmt: skip
     assert data["provenance"]["versions"]["trl"].startswith("1.16")
     assert data["tokens_trained"] > 0

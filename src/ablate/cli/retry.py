@@ -42,5 +42,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     failed.clear(folder)
     workers = frozen.options["workers"] or default_workers(list(whole.plans.values()))
-    outcomes = run_pool(console, sweep, workers)
+    # a sweep frozen before there were restarts names none
+    restarts = {"max_restarts": 0, **frozen.options}["max_restarts"]
+    outcomes = run_pool(console, sweep, workers, restarts)
     return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0

@@ -10,6 +10,7 @@ from ablate import __version__
 from ablate.cli.commands import COMMANDS
 from ablate.config import legality
 from ablate.config.compose import CONFIG_NAME, compose, hydra_session, readable_errors
+from ablate.config.expand import Expansion, expand
 from ablate.config.overrides import normalize
 from ablate.errors import ConfigError
 
@@ -157,6 +158,25 @@ def _sweep(words: list[str], config_dirs: list[str]) -> int:
         )
         outcomes = sweeper.sweep([text for text, own in split if not own])
     return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
+
+
+def expand_words(argv: Sequence[str]) -> Expansion:
+    """The runs that a command line stands for, with or without -m; launches nothing.
+
+    Raises:
+        ConfigError: as the command line itself would.
+    """
+    args = _parse(argv)
+    for word in args.overrides:
+        _check_word(word)
+    words = normalize(args.overrides, args.config_dir)
+    words = [word for word in words if not word.lstrip("+").startswith("hydra")]
+    with hydra_session(args.config_dir) as hydra, readable_errors(args.config_dir):
+        found = expand(hydra.config_loader, words)
+    alone = len(found.runs) == 1 and not found.contests
+    if not (args.multirun or alone):
+        raise ConfigError("several runs: add -m")
+    return found
 
 
 def _no_task(config: Any) -> None:

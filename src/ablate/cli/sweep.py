@@ -23,7 +23,7 @@ from ablate.store.layout import check_writable
 
 
 def sweep_locally(
-    expansion: Expansion, arguments: list[str], workers: int | None
+    expansion: Expansion, arguments: list[str], workers: int | None, max_restarts: int
 ) -> list[RunOutcome]:
     """Runs a sweep on this machine and prints its table.
 
@@ -36,7 +36,7 @@ def sweep_locally(
     workers = workers or default_workers(plans)
     threads = max(1, (os.cpu_count() or 1) // workers)
     with_threads(sweep, threads)
-    freeze(sweep, arguments, "local", {"workers": workers})
+    freeze(sweep, arguments, "local", {"workers": workers, "max_restarts": max_restarts})
     if len(expansion.runs) > len(sweep.plans):
         console.print(f"{len(expansion.runs)} arms are {len(sweep.plans)} distinct runs")
     if sweep.contests:
@@ -45,7 +45,7 @@ def sweep_locally(
         f"{len(sweep.plans)} runs, {workers} at a time with {threads} thread"
         f"{'s' if threads > 1 else ''} each; sweep {sweep.name} in {sweep.folder}"
     )
-    return run_pool(console, sweep, workers)
+    return run_pool(console, sweep, workers, max_restarts)
 
 
 def tuning_line(sweep: Sweep) -> str:
@@ -58,12 +58,12 @@ def tuning_line(sweep: Sweep) -> str:
     )
 
 
-def run_pool(console: Console, sweep: Sweep, workers: int) -> list[RunOutcome]:
+def run_pool(console: Console, sweep: Sweep, workers: int, max_restarts: int) -> list[RunOutcome]:
     """Works on a frozen sweep here, with a live line, and prints its table."""
-    outcomes = _work(console, sweep, workers)
+    outcomes = _work(console, sweep, workers, max_restarts)
     if sweep.contests:
         without = settle(sweep.folder)
-        outcomes += _work(console, second_phase(sweep), workers)
+        outcomes += _work(console, second_phase(sweep), workers, max_restarts)
         for contest in without:
             reason = "none of its trials finished, so nothing could be chosen"
             name = run_name(sweep.plans[contest.runs[0]]) if contest.runs else contest.key
@@ -90,7 +90,7 @@ def show_results(console: Console, sweep: Sweep, outcomes: list[RunOutcome]) -> 
     show_failed(console, outcomes)
 
 
-def _work(console: Console, sweep: Sweep, workers: int) -> list[RunOutcome]:
+def _work(console: Console, sweep: Sweep, workers: int, max_restarts: int) -> list[RunOutcome]:
     with Live(console=console, refresh_per_second=4, transient=True) as live:
         shown: set[str] = set()
 
@@ -101,7 +101,7 @@ def _work(console: Console, sweep: Sweep, workers: int) -> list[RunOutcome]:
                     live.console.print(_line(outcome))
             live.update(_status(state))
 
-        return run_locally(sweep, workers, show)
+        return run_locally(sweep, workers, show, max_restarts)
 
 
 def checked(console: Console, expansion: Expansion) -> Sweep:

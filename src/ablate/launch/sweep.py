@@ -14,6 +14,7 @@ from ablate.errors import ConfigError, StoreError
 from ablate.metrics import describe
 from ablate.stages.complete import run_name
 from ablate.stages.graph import RunPlan, plan
+from ablate.store import crash
 from ablate.store.files import read_json, write_json
 from ablate.store.layout import Layout
 from ablate.store.sweeps import CONTENT, Contest, Trial, contest_data, read_sweep, sweeps
@@ -114,12 +115,14 @@ def freeze(sweep: Sweep, command: Sequence[str], launcher: str, options: dict[st
             "options": options,
         },
     )
+    crash.point("sweep-frozen")
 
 
 def freeze_run(folder: Path, planned: RunPlan) -> None:
     """Writes one frozen run into the folder of a sweep."""
     path = folder / "runs" / f"{planned.identity}.json"
     write_json(path, planned.run.model_dump(mode="json"))
+    crash.point("sweep-run-frozen")
 
 
 def find_sweep(layout: Layout, name: str | None) -> Path:

@@ -12,6 +12,7 @@ from ablate.errors import AblateError
 from ablate.launch.sweep import layout_of, thaw
 from ablate.stages.complete import complete
 from ablate.stages.execute import Execution
+from ablate.stages.forks import die_with_parent
 from ablate.stages.team import together
 from ablate.store.files import write_json
 from ablate.store.stages import StageStore
@@ -57,6 +58,7 @@ def work(frozen: str, stage: str | None, outcome: str, log: str, gpus: str | Non
     """
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     preemption.listen(signal.SIGUSR2)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -13,7 +13,7 @@ ADAPTER = "adapter"
 class AdaptersOff:
     """A model as it was before its adapters, as a model of its own that holds no weights.
 
-    Works where a model is called, moved to evaluation mode and asked for its device.
+    Works where a model is called, moved to evaluation mode, and asked for its device or shape.
     """
 
     def __init__(self, adapted: Any) -> None:
@@ -22,6 +22,18 @@ class AdaptersOff:
     @property
     def device(self) -> torch.device:
         return torch.device(self.adapted.device)
+
+    @property
+    def config(self) -> Any:
+        return self.adapted.config
+
+    @property
+    def training(self) -> bool:
+        return bool(self.adapted.training)
+
+    def train(self, mode: bool = True) -> "AdaptersOff":
+        self.adapted.train(mode)
+        return self
 
     def eval(self) -> "AdaptersOff":
         self.adapted.eval()

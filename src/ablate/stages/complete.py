@@ -101,10 +101,14 @@ def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display)
         data = _record_data(plan, execution, evaluation, started)
         data["tracker_id"] = tracker.id
         with files.scratch(layout.scratch, f"record-{plan.identity[:12]}") as private:
-            shutil.copyfile(evaluation / "eval.parquet", private / "eval.parquet")
+            for name in ("eval.parquet", "pairs.parquet"):
+                if (evaluation / name).exists():
+                    shutil.copyfile(evaluation / name, private / name)
             join_rounds(rounds, "train.parquet", private)
             join_rounds(rounds, "curve.parquet", private)
-            record = records.publish(layout, plan.identity, private, data)
+            record = records.publish(
+                layout, plan.identity, private, data, again=plan.run.force is not False
+            )
         tracker.finish(_summary(record))
     except AblateError as error:
         _fail(attempt, name, str(error), error)

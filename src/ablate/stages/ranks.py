@@ -3,11 +3,10 @@
 import contextlib
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing import connection, parent_process
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from ablate.errors import AblateError, ConfigError, StageFailed
 from ablate.stages.compute import compute_here, prepare_machine, share_weights
 from ablate.stages.context import Context
-from ablate.stages.forks import death, fork_context
+from ablate.stages.forks import death, die_with_parent, fork_context
 from ablate.stages.graph import Stage
 from ablate.store.files import scratch
 
@@ -182,7 +181,7 @@ def _rank(
     """Entry of a rank's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    die_with_parent()
     os.environ.update(
         RANK=str(number),
         LOCAL_RANK=str(number),
@@ -221,10 +220,3 @@ def leave_group() -> None:
 
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def _die_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGKILL)

@@ -34,7 +34,7 @@ KINDS: dict[str, Kind] = {
     "policy": Kind(1, "ablate.stages.policy:run", "policy", trains=True, draws=True),
     "select": Kind(1, "ablate.stages.select:run", "checkpoint selection", draws=True),
     "answers": Kind(1, "ablate.stages.answers:run", "SFT evaluation", draws=True),
-    "evaluation": Kind(1, "ablate.stages.evaluation:run", "evaluation", draws=True),
+    "evaluation": Kind(2, "ablate.stages.evaluation:run", "evaluation", draws=True),
 }
 
 #: the stages that belong to one run rather than to many; a forced run computes these again

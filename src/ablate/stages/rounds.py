@@ -39,6 +39,10 @@ class Trained:
     last: Chosen
     #: the scores whose scale the training reward was divided by
     scores: Stage
+    #: those of the first round: of the SFT policy's responses, or of a file's
+    first: Stage
+    #: the reference of the last round
+    reference: Chosen
 
 
 class Rounds:
@@ -60,7 +64,7 @@ class Rounds:
         prompts = self.planner.dataset.num_prompts("train")
         parts = round_prompts(self.config, prompts)
         start = Chosen(self.sft)
-        before, scores = start, None
+        before, scores, first_scores, fixed = start, None, None, start
         for number, (first, last, old) in enumerate(parts, start=1):
             whole = (first, last, old) == (0, prompts, 0)
             # the whole split is what a run without rounds trains on
@@ -99,10 +103,12 @@ class Rounds:
                 inputs["ref_logps"] = self._logps(pool, fixed, title)
                 if self.run.objective.needs.previous:
                     inputs["prev_logps"] = self._logps(pool, before, title)
+            first_scores = first_scores or scores
             last_title = "" if number == len(parts) else title
             before = self._policy(params, inputs, scores, last_title)
         assert scores is not None
-        return Trained(before, scores)
+        assert first_scores is not None
+        return Trained(before, scores, first_scores, fixed)
 
     def _pool(self, policy: Chosen, part: dict[str, Any] | None, number: int, title: str) -> Stage:
         seed = self.planner.upstream + ROUND_SEEDS * (number - 1)

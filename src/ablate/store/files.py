@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.errors import StoreError
+from ablate.store import crash
 
 MANIFEST = "manifest.json"
 
@@ -26,7 +28,9 @@ def write_json(path: Path, value: Any) -> None:
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
+        crash.point("json-before-rename")
         os.replace(temporary, path)
+        crash.point("json-after-rename")
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -85,12 +89,14 @@ def damage(directory: Path) -> str | None:
 def publish(source: Path, target: Path) -> bool:
     """Moves a finished directory to its final name; False if another process was first."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    crash.point("publish-before-rename")
     try:
         os.rename(source, target)
     except OSError:
         if target.exists():
             return False
         raise
+    crash.point("publish-after-rename")
     _flush_directory(target.parent)
     return True
 
@@ -107,12 +113,18 @@ def _flush_directory(path: Path) -> None:
 def scratch(parent: Path, prefix: str) -> Iterator[Path]:
     """A private directory that is gone afterwards unless it was renamed away."""
     parent.mkdir(parents=True, exist_ok=True)
-    owner = f"{socket.gethostname()}.{os.getpid()}"
-    path = Path(tempfile.mkdtemp(dir=parent, prefix=f"{prefix}@{owner}@"))
+    path = private_name(parent, prefix)
+    path.mkdir(mode=0o700)
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def private_name(parent: Path, prefix: str) -> Path:
+    """A name that nobody else uses and that tells whose it is, see `clear_abandoned`."""
+    owner = f"{socket.gethostname()}.{os.getpid()}"
+    return parent / f"{prefix}@{owner}@{secrets.token_hex(4)}"
 
 
 def clear_abandoned(parent: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablate.errors import StoreError
+from ablate.store import claims
 from ablate.store.files import clear_abandoned
 
 
@@ -21,9 +22,12 @@ class Layout:
     attempts/<identity>/<n>/    attempts at runs: log and cause of those that failed
     sweeps/<name>/              frozen runs of a sweep
     cache/verdicts/<judge>/     what a judge said of an answer, asked once for all runs
+
+    read_only: whoever has this layout only looks; not even what was computed on the way is kept.
     """
 
     root: Path
+    read_only: bool = False
 
     @property
     def stages(self) -> Path:
@@ -85,6 +89,7 @@ def check_writable(layout: Layout, min_free_mb: int) -> None:
             "Choose another with results_dir=/path"
         ) from error
     clear_abandoned(layout.scratch)
+    claims.clear_abandoned(layout.claims)
     free_mb = shutil.disk_usage(root).free // 2**20
     if free_mb < min_free_mb:
         raise StoreError(

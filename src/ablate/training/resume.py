@@ -10,6 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 from ablate import preemption
+from ablate.store import crash
 
 #: our own part of a saved training: written last, so that a folder with it is complete
 STATE = "ablate.json"
@@ -62,14 +63,18 @@ class Pause(TrainerCallback):
             private.mkdir(parents=True)
             source = Path(trainer.args.output_dir) / f"checkpoint-{step}"
             shutil.move(source, private / _TRAINER)
+            crash.point("saved-trainer-moved")
             if self.kept is not None and self.kept.exists():
                 shutil.copytree(self.kept, private / _KEPT)
             # metrics may be infinite, which our other JSON forbids
             (private / STATE).write_text(json.dumps(self.state()), encoding="utf-8")
+            crash.point("saved-state-written")
             private.rename(folder / f"step-{step:05d}")
+            crash.point("saved-after-rename")
             for older in folder.glob("step-*"):
                 if older.name < f"step-{step:05d}":
                     shutil.rmtree(older, ignore_errors=True)
+                    crash.point("saved-older-removed")
         trainer.accelerator.wait_for_everyone()
 
 
