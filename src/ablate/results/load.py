@@ -58,8 +58,8 @@ def load(root: str | Path = "results", ids: Iterable[str] | None = None) -> pd.D
     every metric as `<metric>/<split>` with `<metric>/<split>/se` and `<metric>/<split>/n` (over
     prompts),
     `reward.<key>` (what is known of the training reward), `stage.<role>` (identities of the stages
-    that it came from), tokens_trained, tokens_generated, device_seconds (seconds), finished (unix
-    time), commit, path.
+    that it came from), tokens_trained, tokens_generated (sampled by all of these stages, those
+    shared with other runs included), device_seconds (seconds), finished (unix time), commit, path.
 
     A damaged record is left out with a warning that names it.
 
