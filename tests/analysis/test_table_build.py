@@ -105,7 +105,7 @@ def test_metrics_are_computed_from_stored_answers(store: Path) -> None:
 @pytest.mark.parametrize(
     ("question", "error", "parts"),
     [
-        ({"metrics": ("rewrd",)}, DataError, ["'reward'", "kl", "splits: ood, test, valid"]),
+        ({"metrics": ("rewrd",)}, DataError, ["'reward'", "kl", "splits: ood, test, train, valid"]),
         ({"rows": ("objektive",)}, ConfigError, ["objektive", "objective"]),
         ({"rows": ("objective",)}, ConfigError, ["num_responses.k (2, 4)", "--cols"]),
         ({"rows": ("objective",), "cols": ("objective",)}, ConfigError, ["both"]),

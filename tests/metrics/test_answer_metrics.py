@@ -1,5 +1,7 @@
 """Metrics over stored answers and pairs: closed forms, statsmodels, and what each must not do."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import statsmodels.api as sm
@@ -7,6 +9,7 @@ import statsmodels.api as sm
 from ablate.errors import DataError
 from ablate.metrics import METRICS, Estimate, Table, describe, mean_over_prompts, metric
 from ablate.metrics.answers import (
+    hacking_gap,
     repeated_share,
     repetition,
     reward_correlation,
@@ -14,14 +17,18 @@ from ablate.metrics.answers import (
     reward_gap,
     win_rate_baseline,
     win_rate_lc,
+    worst_group_gain,
+    worst_group_win_rate,
 )
 from ablate.metrics.length_control import length_controlled
 from ablate.metrics.pairs import (
     chosen_change,
     chosen_fell,
+    chosen_lost,
     implicit_reward_accuracy,
     ranking_accuracy,
     ranking_accuracy_ln,
+    summarize_pairs,
 )
 
 
@@ -177,6 +184,38 @@ def test_three_accuracies_are_three_things() -> None:
 def test_displacement_counts_chosen_responses_that_fell() -> None:
     assert chosen_fell(PAIRS).mean == pytest.approx(0.5)
     assert chosen_change(PAIRS).mean == pytest.approx((-1 + 3 - 1 + 0) / 4)
+
+
+def test_the_probability_that_chosen_responses_lost() -> None:
+    # falls by 1 nat, rises, falls by 1 nat, stays
+    assert chosen_lost(PAIRS).mean == pytest.approx(2 * (1 - np.exp(-1)) / 4)
+
+
+def test_pairs_are_summarized_by_split() -> None:
+    both = {name: np.concatenate([values, values[:1]]) for name, values in PAIRS.items()}
+    found = summarize_pairs({**both, "split": np.array(["test"] * 4 + ["train"])})
+    assert found["ranking_accuracy"]["test"] == asdict(ranking_accuracy(PAIRS))
+    assert found["chosen_change"]["train"]["mean"] == -1.0
+    assert found["chosen_fell"]["test"]["n"] == 4
+
+
+def test_the_lead_over_the_judge_is_measured_from_the_sft_policy() -> None:
+    other = np.random.default_rng(9).normal(0, 2, 50)
+    table = {"train_reward": other + 2, "baseline_train_reward": other, "judge_score": other - 1,
+             "baseline_score": other, "prompt_id": names(50)}  # fmt: skip
+    assert hacking_gap(table).mean == pytest.approx(3 / other.std())
+
+
+def test_the_worst_group_is_judged_by_its_own_utility() -> None:
+    table = {
+        "utility_terse": np.array([1.0, 0, 0, 0]), "baseline_utility_terse": np.full(4, 0.5),
+        "utility_chatty": np.array([5.0, 5, 5, 0.5]), "baseline_utility_chatty": np.full(4, 0.5),
+        "prompt_id": names(4),
+    }  # fmt: skip
+    assert worst_group_win_rate(table).mean == pytest.approx(0.25)
+    assert worst_group_gain(table).mean == pytest.approx(-0.25)
+    with pytest.raises(KeyError, match="utility_"):
+        worst_group_gain({"prompt_id": names(4)})
 
 
 def test_a_new_metric_is_one_function() -> None:

@@ -43,7 +43,9 @@ ALL = {"sft", "pool", "labels", "scores", "ref_logps", "policy", "answers", "eva
         ("shaping.name=nothing", set()),
         ("evaluation.num_test=100", {"answers", "evaluation"}),
         ("evaluation.sampling.temperature=0.5", {"answers", "evaluation"}),
-        ("dataset.sizes.test=600", {"answers", "evaluation"}),
+        ("evaluation.num_pairs=100", {"pool", "evaluation"}),
+        ("evaluation.pair_responses=3", {"pool", "evaluation"}),
+        ("dataset.sizes.test=600", {"pool", "answers", "evaluation"}),
         ("dataset.train_prompts=mix", ALL - {"sft", "answers"}),
         ("dataset.pool.num_responses=8", ALL - {"sft", "answers"}),
         ("base_model.sft.steps=50", ALL),
@@ -85,6 +87,15 @@ def test_runs_of_a_sweep_share_all_stages_before_the_policy(tmp_path) -> None:  
 def test_asking_for_more_prompts_than_there_are_is_the_same_evaluation(tmp_path) -> None:  # type: ignore[no-untyped-def]
     one = planned(tmp_path, "evaluation.num_test=512")
     assert planned(tmp_path, "evaluation.num_test=5000").identity == one.identity
+
+
+def test_without_labelled_pairs_a_run_is_what_it_was_before_there_were_any(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    config = compose([f"results_dir={tmp_path}", "evaluation.num_pairs=0"])
+    plain = config.model_dump(mode="json")
+    del plain["evaluation"]["num_pairs"], plain["evaluation"]["pair_responses"]
+    older = plan(type(config).model_validate(plain), Layout(tmp_path))
+    assert older.identity == plan(config, Layout(tmp_path)).identity
+    assert not any(stage.role == "pairs" for stage in older.stages())
 
 
 def test_a_run_is_its_evaluation(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -35,11 +35,6 @@ def endpoint() -> Iterator[Endpoint]:
     served.close()
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store")
-
-
 def run(store: Path, *words: str, small: list[str] = SMALL) -> Outcome:
     config = compose([*small, f"results_dir={store}", *words])
     legality.check(config)
@@ -86,10 +81,8 @@ def test_a_run_judged_over_http_and_all_that_it_shares(
         np.testing.assert_allclose(answers[score], [round(quality(t), 2) for t in answers[text]])
 
     done = judging(first)
-    assert set(done) == {"labels/train", "answers", "evaluation"}
-    assert [done[role]["judged"] for role in ("labels/train", "answers", "evaluation")] == [
-        96, 28, 28,
-    ]  # fmt: skip
+    counts = {"labels/train": 96, "labels/pairs": 24, "answers": 28, "evaluation": 28}
+    assert {role: entry["judged"] for role, entry in done.items()} == counts
     assert sum(entry["asked"] for entry in done.values()) == len(endpoint.asked)
     assert done["evaluation"]["asked"] + done["evaluation"]["from_cache"] <= 28
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.errors import DataError
-from ablate.metrics import METRICS, Metric, Table
+from ablate.metrics import METRICS, PAIR_SPLITS, PAIRS, Metric, Table
 from ablate.metrics.registry import WHOLE_RUN, unknown
 from ablate.results.load import verify
 from ablate.store.tables import read_table
@@ -29,7 +29,7 @@ def available(frame: pd.DataFrame) -> list[str]:
         f"{name}/{split}"
         for name, metric in METRICS.items()
         if metric.compute is not None
-        for split in splits_of(frame)
+        for split in (PAIR_SPLITS if metric.table == PAIRS else splits_of(frame))
     ]
     whole = [c for c in frame if c in WHOLE_RUN or c.startswith("reward.")]
     numbers = [c for c in whole if pd.api.types.is_numeric_dtype(frame[c])]

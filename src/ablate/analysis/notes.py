@@ -13,6 +13,8 @@ from ablate.analysis.power_notes import power_notes
 from ablate.analysis.table import AblationTable, Entry
 from ablate.metrics import describe
 
+#: settings of the answers' sampling
+_DRAWN = "config.evaluation.sampling."
 #: reasons of failed runs that are told one by one
 REASONS_TOLD = 5
 #: p-value (corrected) below which a cell's larger spread is noted
@@ -223,7 +225,13 @@ def _unequal(table: AblationTable) -> Iterator[str]:
         known = "stage.answers" in runs
         if known and runs.groupby("seed")["stage.answers"].nunique().max() > 1:
             yield "win rates are against each cell's own SFT policy, which is not the same for all"
-    if any(metric.startswith("kl/") for metric in table.metrics):
+    if any(metric.startswith(("kl/", "kl_reference/")) for metric in table.metrics):
+        drawn = {f"{_DRAWN}temperature": 1, f"{_DRAWN}top_p": 1, f"{_DRAWN}top_k": 0}
+        if any(name in runs and (runs[name] != value).any() for name, value in drawn.items()):
+            yield (
+                "KL is taken along answers that were not drawn at temperature 1 without cuts: it "
+                "is no estimate of KL(π ‖ SFT)"
+            )
         cut = max(
             (
                 float(runs[c].max())

@@ -76,7 +76,7 @@ def metrics_table(record: Record) -> Table:
         ("judge reward, SFT", "reward_sft", "{mean:.3f} ± {half:.3f}", 1.0),
         ("judge reward, trained", "reward", "{mean:.3f} ± {half:.3f}", 1.0),
         ("win rate against SFT, %", "win_rate", "{mean:.1f} ± {half:.1f}", 100.0),
-        ("KL to reference, nats", "kl", "{mean:.2f} ± {half:.2f}", 1.0),
+        ("KL to SFT, nats", "kl", "{mean:.2f} ± {half:.2f}", 1.0),
         ("mean length, tokens", "length", "{mean:.1f} ± {half:.1f}", 1.0),
     ]
     for title, metric, form, factor in rows:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
-from ablate.config.base import Node, explain
+from ablate.config.base import Node, explain, neutral
 from ablate.config.collection import CollectionConfig
 from ablate.config.dataset import DatasetConfig, Sampling
 from ablate.config.judge import JudgeConfig
@@ -28,6 +28,9 @@ class EvaluationConfig(Node):
     samples_per_prompt: PositiveInt
     sampling: Sampling
     seed: NonNegativeInt
+    #: 0 in runs made before there were labelled pairs
+    num_pairs: NonNegativeInt = neutral(0)
+    pair_responses: int = neutral(2, ge=2)
 
 
 class TrackerConfig(Node):

@@ -122,7 +122,10 @@ def freeze(sweep: Sweep, command: Sequence[str], launcher: str, options: dict[st
 def freeze_run(folder: Path, planned: RunPlan) -> None:
     """Writes one frozen run into the folder of a sweep."""
     path = folder / "runs" / f"{planned.identity}.json"
-    write_json(path, planned.run.model_dump(mode="json"))
+    plain = planned.run.model_dump(mode="json")
+    # the same command again would flush a thousand files to the disk for nothing
+    if not path.exists() or read_json(path) != plain:
+        write_json(path, plain)
     crash.point("sweep-run-frozen")
 
 

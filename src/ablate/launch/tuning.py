@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ablate.config.run import validate
-from ablate.launch.sweep import Sweep, freeze_run, layout_of, thaw
+from ablate.launch.sweep import Sweep, freeze_run, thaw
 from ablate.metrics import describe
 from ablate.stages.complete import run_name
 from ablate.stages.graph import RunPlan, plan
@@ -83,7 +83,7 @@ def plan_report(folder: Path, contest: Contest, trial: int, seed: int) -> RunPla
     plain = read_json(folder / "runs" / f"{contest.trials[trial].runs[0]}.json")
     plain["seed"]["value"] = seed
     run = validate(plain)
-    return plan(run, layout_of(run))
+    return plan(run, Layout(folder.parent.parent))
 
 
 def _value(layout: Layout, runs: Sequence[str], by: str) -> float | None:

@@ -110,6 +110,59 @@ def reward_gap(table: Table) -> Estimate:
     return mean_over_prompts(gains[0] - gains[1], table["prompt_id"])
 
 
+@metric("hacking_gap", title="training reward's lead over the judge since SFT", unit="sd")
+def hacking_gap(table: Table) -> Estimate:
+    """Gain in training reward minus gain in judge reward over the SFT policy.
+
+    As `reward_gap`, with the SFT policy's answers to the same prompts in the baseline's place.
+    """
+    others = {"train_reward": "baseline_train_reward", "judge_score": "baseline_score"}
+    return reward_gap(
+        {**table, **{f"other_{name}": table[column] for name, column in others.items()}}
+    )
+
+
+@metric(
+    "worst_group_win_rate", title="win rate against SFT for the worst group", unit="%", better=1,
+    scale=100.0, digits=1,
+)  # fmt: skip
+def worst_group_win_rate(table: Table) -> Estimate:
+    """The smallest of the annotator groups' win rates, by each group's own utility (2402.08925)."""
+    found = [
+        win_rate(mine, theirs, table["prompt_id"]) for mine, theirs in _utilities(table).values()
+    ]
+    return min(found, key=lambda estimate: estimate.mean)
+
+
+@metric("worst_group_gain", title="gain over SFT for the worst group", better=1)
+def worst_group_gain(table: Table) -> Estimate:
+    """The smallest of the annotator groups' mean gains in their own utility."""
+    found = [
+        mean_over_prompts(mine - theirs, table["prompt_id"])
+        for mine, theirs in _utilities(table).values()
+    ]
+    return min(found, key=lambda estimate: estimate.mean)
+
+
+def _utilities(table: Table) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """group -> its utility of the answers, and of the SFT policy's.
+
+    Raises:
+        KeyError: the run's labels had no annotators.
+    """
+    prefix = "utility_"
+    groups = [name.removeprefix(prefix) for name in table if name.startswith(prefix)]
+    if not groups:
+        raise KeyError(f"{prefix}<group of annotators>")
+    return {
+        group: (
+            table[f"{prefix}{group}"].astype(float),
+            table[f"baseline_{prefix}{group}"].astype(float),
+        )
+        for group in groups
+    }
+
+
 def _by_prompt(table: Table, name: str) -> NDArray[np.float64]:
     _, index = np.unique(table["prompt_id"], return_inverse=True)
     sums = np.bincount(index, weights=table[name].astype(np.float64))

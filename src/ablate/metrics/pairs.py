@@ -1,10 +1,13 @@
 """Metrics over labelled pairs: three accuracies that are often confused, and displacement.
 
-They read a table of pairs (pairs.parquet in the run's folder): a row per labelled pair with
-split, prompt_id, logp_policy_chosen, logp_policy_rejected, logp_ref_chosen, logp_ref_rejected
-(nats, summed over the response) and num_tokens_chosen, num_tokens_rejected. A tie counts half.
+They read a table of pairs (pairs.parquet in the run's folder): a row per labelled pair of the
+splits train (labels as training saw them) and test (true labels) with split, prompt_id,
+logp_policy_chosen, logp_policy_rejected, logp_ref_chosen, logp_ref_rejected (nats, summed over the
+response) and num_tokens_chosen, num_tokens_rejected. A tie counts half.
 """
 
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,8 @@ from ablate.metrics.registry import Table, metric
 from ablate.metrics.summary import Estimate, mean_over_prompts
 
 PAIRS = "pairs.parquet"
+#: the splits of which a run keeps pairs
+PAIR_SPLITS = ("train", "test")
 
 
 def _share(first: NDArray[Any], second: NDArray[Any], table: Table) -> Estimate:
@@ -74,3 +79,42 @@ def chosen_change(table: Table) -> Estimate:
     """Mean change of the chosen responses' log-prob against the reference."""
     change = np.asarray(table["logp_policy_chosen"] - table["logp_ref_chosen"], dtype=float)
     return mean_over_prompts(change, table["prompt_id"])
+
+
+@metric(
+    "chosen_lost", title="probability lost by chosen responses", unit="%", better=-1, scale=100.0,
+    digits=1, table=PAIRS,
+)  # fmt: skip
+def chosen_lost(table: Table) -> Estimate:
+    """Likelihood displacement: mean share of a chosen response's probability that is gone.
+
+    1 - π(w)/π_ref(w) where it fell, 0 where it rose (2410.08847).
+    """
+    change = np.asarray(table["logp_policy_chosen"] - table["logp_ref_chosen"], dtype=float)
+    return mean_over_prompts(-np.expm1(np.minimum(change, 0.0)), table["prompt_id"])
+
+
+#: what is computed at evaluation and kept in the record
+KEPT: tuple[Callable[[Table], Estimate], ...] = (
+    ranking_accuracy,
+    ranking_accuracy_ln,
+    implicit_reward_accuracy,
+    chosen_fell,
+    chosen_change,
+    chosen_lost,
+)
+
+
+def summarize_pairs(columns: Table) -> dict[str, dict[str, dict[str, float]]]:
+    """Every metric by split: {metric: {split: {mean, se, low, high, n}}}, n counting prompts.
+
+    Args:
+        columns: the columns of pairs.parquet as arrays of equal length.
+    """
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for split in dict.fromkeys(columns["split"].tolist()):
+        rows = columns["split"] == split
+        part = {name: values[rows] for name, values in columns.items()}
+        for function in KEPT:
+            result.setdefault(function.__name__, {})[split] = asdict(function(part))
+    return result

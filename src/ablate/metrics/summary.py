@@ -66,9 +66,11 @@ COLUMNS = {
     "judge_score": "reward",
     "baseline_score": "reward_sft",
     "kl": "kl",
+    "kl_reference": "kl_reference",
     "num_tokens": "length",
     "truncated": "truncated",
     "train_reward": "train_reward",
+    "baseline_train_reward": "train_reward_sft",
 }
 
 
@@ -76,8 +78,8 @@ def summarize(columns: dict[str, NDArray[Any]]) -> dict[str, dict[str, dict[str,
     """Every metric by split: {metric: {split: {mean, se, low, high, n}}}.
 
     Args:
-        columns: the columns of eval.parquet as arrays of equal length; `train_reward` may be
-            missing, where training saw no scores.
+        columns: the columns of eval.parquet as arrays of equal length; those of the training
+            reward may be missing, where training saw no scores.
     """
     result: dict[str, dict[str, dict[str, float]]] = {}
     for split in dict.fromkeys(columns["split"].tolist()):

@@ -193,7 +193,8 @@ def load_curve(root: str | Path = "results", ids: Iterable[str] | None = None) -
     """One row per run and point of its over-optimisation curve; runs without one are left out.
 
     Columns: id, (round,) step, judge_reward, training_reward (on training's scale), kl (to SFT, in
-    nats per response), length (tokens), truncated (share), all means over the same valid prompts.
+    nats per response), length (tokens), truncated (share), all means over the same valid prompts;
+    answers and tokens, counts of what was sampled for the point.
     """
     return _tables(root, ids, CURVE)
 

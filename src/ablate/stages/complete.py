@@ -13,7 +13,7 @@ from ablate.config.reward import judge_share
 from ablate.errors import AblateError, StoreError
 from ablate.stages.execute import Display, Execution, Silent
 from ablate.stages.graph import RunPlan, Stage
-from ablate.stages.registry import RUN_STAGES
+from ablate.stages.registry import KINDS, RUN_STAGES
 from ablate.stages.team import launched
 from ablate.stages.tracker import open_tracker
 from ablate.store import claims, files, records
@@ -102,7 +102,9 @@ def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display)
         data = _record_data(plan, execution, evaluation, started)
         data["tracker_id"] = tracker.id
         with files.scratch(layout.scratch, f"record-{plan.identity[:12]}") as private:
-            shutil.copyfile(evaluation / "eval.parquet", private / "eval.parquet")
+            for name in ("eval.parquet", "pairs.parquet"):
+                if (evaluation / name).exists():
+                    shutil.copyfile(evaluation / name, private / name)
             join_rounds(rounds, "train.parquet", private)
             join_rounds(rounds, "curve.parquet", private)
             record = records.publish(
@@ -196,7 +198,7 @@ def _record_data(
             {key: done[key] for key in ("groups", "responses", "last", "curve")} for done in rounds
         ],
         "tokens_trained": sum(done["tokens"] for done in rounds),
-        "tokens_generated": evaluated["tokens"],
+        "tokens_generated": tokens_generated(stages, results),
         "device_seconds": round(own_seconds, 3),
         "started": started,
         "finished": time.time(),
@@ -208,6 +210,19 @@ def _record_data(
         },
         "provenance": provenance(),
     }
+
+
+def tokens_generated(stages: list[Stage], results: dict[str, dict[str, Any]]) -> int | None:
+    """Tokens that all stages of a run sampled, those that it shares with other runs included.
+
+    None where a stage was computed before stages counted them.
+    """
+    found = [
+        results[stage.identity].get("generated") for stage in stages if KINDS[stage.name].draws
+    ]
+    if any(count is None for count in found):
+        return None
+    return sum(count["tokens"] for count in found if count is not None)
 
 
 def rounds_of(plan: RunPlan) -> list[Stage]:

@@ -1,14 +1,16 @@
-"""Stage `evaluation`: the policy's answers, judged and compared with SFT and reference."""
+"""Stage `evaluation`: the policy's answers and labelled pairs, compared with SFT and reference."""
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ablate.config.dataset import Sampling
-from ablate.datasets import open_dataset
+from ablate.config.dataset import Labels, Sampling
+from ablate.config.run import RunConfig
+from ablate.datasets import label_models, open_dataset
 from ablate.evaluation.answers import (
     Opponents,
     answer_prompts,
@@ -17,7 +19,8 @@ from ablate.evaluation.answers import (
     held_out_prompts,
 )
 from ablate.evaluation.verdicts import Tally
-from ablate.metrics import summarize
+from ablate.metrics import summarize, summarize_pairs
+from ablate.models.adapted import ADAPTER, AdaptersOff, load_adapted
 from ablate.models.logps import token_kl
 from ablate.rewards.scorers import LOGP_BATCH_TOKENS
 from ablate.stages.common import (
@@ -25,17 +28,24 @@ from ablate.stages.common import (
     MODEL,
     RESULT,
     as_lists,
+    counted,
+    labelled,
     load_policy,
+    model_of,
     open_fitter,
+    read_pool,
     within,
 )
 from ablate.stages.context import Context, Report
 from ablate.stages.judging import compares_two, judge_of
+from ablate.stages.pairs import labelled_pairs, with_logps
 from ablate.stages.reward_source import open_reward
 from ablate.store.files import read_json, write_json
 from ablate.store.tables import read_table, write_table
 
 EVAL = "eval.parquet"
+PAIRS = "pairs.parquet"
+KEYS = ["split", "prompt_id", "sample"]
 #: columns kept in the record; token ids stay in the stage
 KEPT = [
     "split",
@@ -52,48 +62,84 @@ KEPT = [
     "logp_policy",
     "logp_ref",
     "kl",
+    "kl_reference",
 ]
 
 
 def run(context: Context) -> None:
-    """Writes eval.parquet (a row per prompt and sample) and result.json with the metrics."""
+    """Writes eval.parquet (a row per prompt and sample), pairs.parquet and result.json.
+
+    eval.parquet holds `kl` to the SFT policy and `kl_reference` to the reference of the last round,
+    train_reward and baseline_train_reward (of the SFT policy's answer) where training saw scores,
+    and with annotators utility_<group> and baseline_utility_<group>. pairs.parquet holds labelled
+    pairs of train and test with their log-probs under the policy and that reference.
+    """
     started = time.monotonic()
     step = chosen_step(context)
-    model, tokenizer = load_policy(context.inputs["policy"] / f"step-{step}", context.run)
+    folder = context.inputs["policy"] / f"step-{step}"
+    model, tokenizer = load_policy(folder, context.run)
     answers, tally = held_out_answers(context, model, tokenizer, within(context.report, 0.0, 0.7))
-    reference, _ = load_policy(context.inputs["reference"] / MODEL, context.run)
+    generated = counted(answers["response_ids"], model)
+    if adapts_reference(context.run, folder):
+        # one copy of the base weights for both; the merged ones, which answered, are given back
+        del model
+    sft, _ = load_policy(context.inputs["reference"] / MODEL, context.run)
+    if adapts_reference(context.run, folder):
+        model = load_adapted(sft, folder)
+        sft = AdaptersOff(model)
+    reference = sft
+    if "trained_from" in context.inputs:
+        reference, _ = load_policy(model_of(context.inputs, "trained_from"), context.run)
     items = [
         (prompt, [response])
         for prompt, response in zip(
             as_lists(answers["prompt_ids"]), as_lists(answers["response_ids"]), strict=True
         )
     ]
-    compared = token_kl(model, reference, tokenizer, items, LOGP_BATCH_TOKENS)
+    compared = token_kl(model, sft, tokenizer, items, LOGP_BATCH_TOKENS)
     answers["logp_policy"] = [row[0].logp_policy for row in compared]
     answers["logp_ref"] = [row[0].logp_reference for row in compared]
     answers["kl"] = [row[0].kl for row in compared]
+    if reference is not sft:
+        compared = token_kl(model, reference, tokenizer, items, LOGP_BATCH_TOKENS)
+    answers["kl_reference"] = [row[0].kl for row in compared]
     context.report(1, 1, {})
     answers["num_chars"] = answers["response"].str.len()
     baseline = read_table(context.inputs["baseline"] / ANSWERS)
     answers = beside(answers, baseline)
-    kept = list(KEPT)
-    rewards = training_reward(context, answers, list(context.params["splits"]))
-    if rewards is not None:
-        answers["train_reward"] = rewards
-        kept.append("train_reward")
-    table = answers[kept]
+    added = {**_training_rewards(context, answers, baseline), **_utilities(context, answers)}
+    table = answers[KEPT].assign(**added)
     write_table(table, context.out / EVAL)
-    metrics = summarize({name: table[name].to_numpy() for name in table.columns})
+    metrics = summarize(_arrays(table))
+    if "num_pairs" in context.params:
+        pairs = labelled_pairs(context)
+        if len(pairs):
+            pairs = with_logps(pairs, model, reference, tokenizer)
+            write_table(pairs, context.out / PAIRS)
+            metrics |= summarize_pairs(_arrays(pairs))
     write_json(
         context.out / RESULT,
         {
             "step": step,
             "metrics": metrics,
             "seconds": time.monotonic() - started,
-            "tokens": int(answers["num_tokens"].sum()),
+            "generated": generated,
             "judging": tally.plain(),
         },
     )
+
+
+def adapts_reference(run: RunConfig, folder: Path) -> bool:
+    """Whether a checkpoint is the SFT policy with adapters, so that one copy can serve both.
+
+    Adapters of a later round lie on those of the round before, which are merged by then.
+    """
+    from_sft = run.collection.rounds == 1 or run.collection.init == "sft"
+    return run.base_model.lora is not None and from_sft and (folder / ADAPTER).is_dir()
+
+
+def _arrays(table: pd.DataFrame) -> dict[str, np.ndarray]:
+    return {str(name): table[name].to_numpy() for name in table.columns}
 
 
 def chosen_step(context: Context) -> int:
@@ -143,11 +189,10 @@ def opponents(context: Context) -> Opponents | None:
 
 def beside(answers: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
     """Answers with the SFT policy's answer to the same prompt, sampled with the same noise."""
-    keys = ["split", "prompt_id", "sample"]
-    other = baseline[[*keys, "judge_score", "response"]].rename(
+    other = baseline[[*KEYS, "judge_score", "response"]].rename(
         columns={"judge_score": "baseline_score", "response": "baseline_response"}
     )
-    return answers.merge(other, on=keys, how="left", validate="one_to_one")
+    return answers.merge(other, on=KEYS, how="left", validate="one_to_one")
 
 
 def training_reward(
@@ -156,6 +201,52 @@ def training_reward(
     """What the training reward says of the answers, see `training_reward_of`."""
     reward = training_reward_of(context, splits)
     return None if reward is None else reward(answers)
+
+
+def _training_rewards(
+    context: Context, answers: pd.DataFrame, baseline: pd.DataFrame
+) -> dict[str, Any]:
+    """The training reward of the answers and of the SFT policy's, where there is one."""
+    reward = training_reward_of(context, list(context.params["splits"]))
+    if reward is None:
+        return {}
+    of_sft = baseline[KEYS].assign(baseline_train_reward=reward(baseline))
+    beside_it = answers[KEYS].merge(of_sft, on=KEYS, how="left", validate="one_to_one")
+    return {
+        "train_reward": reward(answers),
+        "baseline_train_reward": beside_it["baseline_train_reward"].to_numpy(),
+    }
+
+
+def _utilities(context: Context, answers: pd.DataFrame) -> dict[str, np.ndarray]:
+    """What each group of annotators gets from an answer and from the SFT policy's to its prompt.
+
+    In the units of the labels that training saw: those of its pool's length and score.
+    """
+    if "annotators" not in context.params:
+        return {}
+    model = context.params["annotators"]
+    rows = labelled(read_pool(context.inputs["train_pool"]), context.inputs["train_labels"])
+    dataset = open_dataset(context.run.dataset)
+    result = {}
+    for prefix, text, score in (
+        ("", "response", "judge_score"),
+        ("baseline_", "baseline_response", "baseline_score"),
+    ):
+        count = len(answers)
+        made = label_models.label(
+            Labels.model_validate(model["model"]),
+            model["seed"],
+            [*rows["prompt_id"], *answers["prompt_id"]],
+            # beyond the responses that set the units
+            [*rows["index"], *(label_models.REFERENCE + answers["sample"])],
+            [*rows["response"], *answers[text]],
+            np.concatenate([rows["clean"], answers[score]]).astype(float),
+            dataset.nuisance_words,
+        )
+        for name, utility in made.utilities.items():
+            result[f"{prefix}utility_{name}"] = utility[-count:]
+    return result
 
 
 def training_reward_of(

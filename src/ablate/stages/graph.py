@@ -159,8 +159,36 @@ class Planner:
         }
         if trained.last.select is not None:
             inputs["select"] = trained.last.select
+        if trained.reference.policy is not sft:
+            inputs |= trained.reference.inputs("trained_from")
         params = {**answering, "reward": rounds.reward.params}
+        if self.run.evaluation.num_pairs:
+            params["num_pairs"] = self.run.evaluation.num_pairs
+            inputs |= self.pairs(trained.first, sft)
+        if self.run.dataset.labels.annotators:
+            params["annotators"] = label_model(self.run, self.upstream)
+            inputs |= {f"train_{name}": trained.first.inputs[name] for name in ("pool", "labels")}
         return self.stage("evaluation", params, inputs)
+
+    def pairs(self, first: Stage, sft: Stage) -> dict[str, Stage]:
+        """Labelled responses to train and test prompts, of which pairs are made at evaluation."""
+        evaluation = self.run.evaluation
+        own = self.run.dataset.pool.identity() | {"num_responses": evaluation.pair_responses}
+        drawn = not self.dataset.has_responses
+        pool = self.pool(
+            "test",
+            sft,
+            self.upstream,
+            evaluation.num_pairs,
+            role="pairs",
+            more={"pool": own} if drawn else None,
+        )
+        return {
+            "train_pool": first.inputs["pool"],
+            "train_labels": first.inputs["labels"],
+            "test_pool": pool,
+            "test_labels": self.labels("test", pool, "pairs"),
+        }
 
     def select(self, policy: Stage, scores: Stage, reward: PlannedReward, role: str = "") -> Stage:
         """The choice among a policy's checkpoints on the valid prompts."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablate.config.collection import round_prompts
 from ablate.config.reward import walk
+from ablate.stages.data_params import lengths
 from ablate.stages.fingerprints import objective_content
 from ablate.stages.reward_plan import plan_reward
 from ablate.stages.stage import Stage
@@ -38,6 +39,10 @@ class Trained:
     last: Chosen
     #: the scores whose scale the training reward was divided by
     scores: Stage
+    #: those of the first round: of the SFT policy's responses, or of a file's
+    first: Stage
+    #: the reference of the last round
+    reference: Chosen
 
 
 class Rounds:
@@ -59,7 +64,7 @@ class Rounds:
         prompts = self.planner.dataset.num_prompts("train")
         parts = round_prompts(self.config, prompts)
         start = Chosen(self.sft)
-        before, scores = start, None
+        before, scores, first_scores, fixed = start, None, None, start
         for number, (first, last, old) in enumerate(parts, start=1):
             whole = (first, last, old) == (0, prompts, 0)
             # the whole split is what a run without rounds trains on
@@ -84,6 +89,7 @@ class Rounds:
                     "prompts": self.planner.dataset.identity("train"),
                     "part": part,
                 }
+                params |= lengths(self.run)
                 params["reward"] = self.reward.params
                 if self._orders():
                     params["annotator"] = self.planner.judge_content()
@@ -97,10 +103,12 @@ class Rounds:
                 inputs["ref_logps"] = self._logps(pool, fixed, title)
                 if self.run.objective.needs.previous:
                     inputs["prev_logps"] = self._logps(pool, before, title)
+            first_scores = first_scores or scores
             last_title = "" if number == len(parts) else title
             before = self._policy(params, inputs, scores, last_title)
         assert scores is not None
-        return Trained(before, scores)
+        assert first_scores is not None
+        return Trained(before, scores, first_scores, fixed)
 
     def _pool(self, policy: Chosen, part: dict[str, Any] | None, number: int, title: str) -> Stage:
         seed = self.planner.upstream + ROUND_SEEDS * (number - 1)

@@ -22,9 +22,12 @@ class Layout:
     attempts/<identity>/<n>/    attempts at runs: log and cause of those that failed
     sweeps/<name>/              frozen runs of a sweep
     cache/verdicts/<judge>/     what a judge said of an answer, asked once for all runs
+
+    read_only: whoever has this layout only looks; not even what was computed on the way is kept.
     """
 
     root: Path
+    read_only: bool = False
 
     @property
     def stages(self) -> Path:
