@@ -72,7 +72,7 @@ def _facts(record: Record) -> Table:
     table.add_row("weights", f"sha256 {data['policy']['weights'][:16]}…")
     table.add_row(
         "tokens",
-        f"{data['tokens_trained']:,} trained, {data['tokens_generated']:,} generated in evaluation",
+        f"{data['tokens_trained']:,} trained, {data['tokens_generated']:,} generated",
     )
     table.add_row("device seconds", f"{data['device_seconds']:.1f} (own stages)")
     table.add_row(

@@ -1,5 +1,6 @@
 """Sweeps as the store knows them: which runs were asked for, and what became of each."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from ablate.errors import StoreError
-from ablate.results.load import Damaged, Runs, read_runs, settings
+from ablate.results.load import Damaged, Runs, read_runs
+from ablate.results.rows import settings
 from ablate.store import files
 from ablate.store.layout import Layout
 
@@ -27,6 +29,8 @@ class Study:
     damaged: list[Damaged]
     name: str | None
     settings: dict[str, Any]
+    #: the command lines that started the sweep, without `ablate`
+    commands: tuple[str, ...] = ()
 
 
 def sweep_folders(layout: Layout, name: str) -> list[Path]:
@@ -57,6 +61,37 @@ def sweep_folders(layout: Layout, name: str) -> list[Path]:
     raise StoreError(f"no sweep '{name}' in {layout.root.resolve()}{told}")
 
 
+def copy_sweeps(layout: Layout, target: Layout, names: list[str] | None) -> None:
+    """Hands on what was asked for: frozen sweeps, with the settings of runs that did not finish.
+
+    Args:
+        names: as for `sweep_folders`; None copies all.
+    """
+    if names is None:
+        folders = sorted(layout.sweeps.iterdir()) if layout.sweeps.is_dir() else []
+    else:
+        folders = [folder for name in names for folder in sweep_folders(layout, name)]
+    reasons = _failures(layout)
+    for folder in folders:
+        if not (folder / "sweep.json").exists():
+            continue
+        content = files.read_json(folder / "sweep.json")
+        files.write_json(target.sweeps / folder.name / "sweep.json", content)
+        there = read_runs(layout.root, [str(identity) for identity in content["runs"]]).frame
+        finished = set(there["id"]) if len(there) else set()
+        for identity in content["runs"]:
+            if identity in finished:
+                continue
+            config = files.read_json(folder / "runs" / f"{identity}.json")
+            files.write_json(
+                target.sweeps / folder.name / "runs" / f"{identity}.json",
+                {**config, "results_dir": "results"},
+            )
+            if identity in reasons:
+                attempt = target.attempts / str(identity) / "1"
+                files.write_json(attempt / "failure.json", {"reason": reasons[identity]})
+
+
 def names(content: dict[str, Any]) -> list[str]:
     """The names of sweep files in a frozen sweep's command line."""
     words = [str(word) for word in content["overrides"]]
@@ -65,6 +100,13 @@ def names(content: dict[str, Any]) -> list[str]:
         for key, _, value in (word.partition("=") for word in words)
         if key.lstrip("+") == "sweep"
     ]
+
+
+def typed(content: dict[str, Any]) -> str:
+    """The words of a frozen sweep's command line, without what its file added and local paths."""
+    words = [str(word) for word in content["overrides"]]
+    kept = [w for w in words if not w.startswith(("analysis.", "results_dir=", "hydra."))]
+    return " ".join(shlex.quote(word) for word in [*kept, "-m"])
 
 
 def analysis_of(content: dict[str, Any]) -> dict[str, Any]:
@@ -98,13 +140,15 @@ def load_study(root: str | Path, sweep: str | None = None) -> Study:
         raise StoreError(f"there is no results folder {layout.root.resolve()}")
     asked: dict[str, Path] = {}
     analysis: dict[str, Any] = {}
+    commands = []
     for folder in sweep_folders(layout, sweep):
         content = files.read_json(folder / "sweep.json")
+        commands.append(typed(content))
         asked |= {str(identity): folder for identity in content["runs"]}
         analysis |= analysis_of(content)
     runs = read_runs(root, asked)
     lacking = _lacking(layout, asked, runs)
-    return Study(runs.frame, lacking, runs.damaged, sweep, analysis)
+    return Study(runs.frame, lacking, runs.damaged, sweep, analysis, tuple(dict.fromkeys(commands)))
 
 
 def _lacking(layout: Layout, asked: dict[str, Path], runs: Runs) -> pd.DataFrame:

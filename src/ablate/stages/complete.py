@@ -14,6 +14,7 @@ from ablate.errors import AblateError, StoreError
 from ablate.stages.execute import Display, Execution, Silent
 from ablate.stages.graph import RunPlan, Stage
 from ablate.stages.registry import RUN_STAGES
+from ablate.stages.spent import tokens_generated
 from ablate.stages.team import launched
 from ablate.stages.tracker import open_tracker
 from ablate.store import claims, files, records
@@ -141,6 +142,9 @@ def _record_data(
 ) -> dict[str, Any]:
     import torch
 
+    from ablate.stages.common import STEPS
+    from ablate.store.tables import read_table
+
     stages = plan.stages()
     results = {}
     for stage in stages:
@@ -193,7 +197,14 @@ def _record_data(
             {key: done[key] for key in ("groups", "responses", "last", "curve")} for done in rounds
         ],
         "tokens_trained": sum(done["tokens"] for done in rounds),
-        "tokens_generated": evaluated["tokens"],
+        "tokens_generated": tokens_generated(
+            [(stage.name, results[stage.identity]) for stage in stages],
+            [
+                read_table(execution.store.path(stage.name, stage.identity) / STEPS)
+                for stage in rounds_of(plan)
+                if stage.params["collection"] != "offline"
+            ],
+        ),
         "device_seconds": round(own_seconds, 3),
         "started": started,
         "finished": time.time(),

@@ -12,7 +12,7 @@ from ablate.store import files
 from ablate.store.layout import Layout
 
 #: raised when the meaning of a field of record.json changes
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
