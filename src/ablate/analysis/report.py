@@ -13,7 +13,8 @@ from ablate.analysis.build import build
 from ablate.analysis.caption import name_of, number, title
 from ablate.analysis.effects import effects
 from ablate.analysis.figures import Figure, which_choice_matters
-from ablate.analysis.measure import answer_values, available
+from ablate.analysis.formats import value
+from ablate.analysis.measure import answer_values, available, measure
 from ablate.analysis.samples import samples, score_range, shown_seed
 from ablate.analysis.table import AblationTable, Question
 from ablate.errors import AblateError
@@ -122,7 +123,7 @@ def _table(made: "_Maker", damaged: list[str]) -> list[str]:
         warning,
         h.table_of(table),
         h.paragraph(table.caption, "caption"),
-        h.points([f"{note}" for note in table.notes], "points note"),
+        h.points(table.notes, "points note"),
     ]
 
 
@@ -185,7 +186,7 @@ class _Maker:
                 "differences",
                 plots.differences(self.table, metric),
                 "Differences with intervals that hold all at once with 95 %. Blue and pointing up: "
-                "better by the corrected test; orange and pointing down: worse; green squares: "
+                "higher by the corrected test; orange and pointing down: lower; green squares: "
                 "shown to lie within the margin; grey circles: cannot tell." + band,
             ),
             *(
@@ -329,23 +330,21 @@ class _Maker:
             if column in known and not (heavy and len(self.table.runs) > READ_THROUGH):
                 wanted.append(column)
         rows = (*self.table.row_names, *self.table.col_names)
-        found: list[AblationTable] = []
+        runs, kept = self.table.runs, []
         for metric in wanted:
-            one = self._or_none(
-                lambda metric=metric: build(
-                    self.table.runs, pd.DataFrame(), Question(rows=rows, metrics=(metric,))
-                )
-            )
-            if one is not None:
-                found.append(one)
-        if not found:
+            measured = self._or_none(lambda runs=runs, metric=metric: measure(runs, metric, {}))
+            if measured is not None:
+                runs, kept = measured, [*kept, metric]
+        question = Question(rows=rows, metrics=tuple(kept))
+        one = self._or_none(lambda: build(runs, pd.DataFrame(), question)) if kept else None
+        if one is None:
             return []
-        lines = []
-        for row in found[0].rows:
-            cells = [one.entries[row, (), one.metrics[0]] for one in found]
-            lines.append([h.esc(name_of(found[0], row, ())), *(h._cell(cell) for cell in cells)])
+        lines = [
+            [h.esc(name_of(one, row, ())), *(h.esc(value(one.entries[row, (), m])) for m in kept)]
+            for row in one.rows
+        ]
         return [
-            h.grid(["", *(h.heading_of(one.metrics[0]) for one in found)], lines),
+            h.grid(["", *map(h.heading_of, kept)], lines),
             h.paragraph(
                 "Mean ± 95 % t-interval over seeds; not tested. What each is: docs/tables.md.",
                 "caption",

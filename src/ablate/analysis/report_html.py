@@ -52,7 +52,10 @@ def paragraph(text: str, kind: str = "") -> str:
 
 def points(lines: Sequence[str], kind: str = "points") -> str:
     """A list of plain sentences; nothing where there is none."""
-    items = "".join(f"<li>{esc(line.strip())}</li>" for line in lines)
+    items = "".join(
+        f"<li{_class('under' if line.startswith('  ') else '')}>{esc(line.strip())}</li>"
+        for line in lines
+    )
     return f'<ul class="{kind}">{items}</ul>' if items else ""
 
 
