@@ -24,8 +24,7 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from ablate.launch.sweep import find_sweep, thaw_sweep
-from ablate.store import claims, files, records
+from ablate.store import files, records
 from ablate.store.layout import Layout
 from smallrun import SMALL
 
@@ -122,16 +121,10 @@ class Storm:
         logs += sorted(self.layout.sweeps.glob("*/logs/*.log"))
         return "\n".join(f"{path.name}: {path.read_text()[-600:]}" for path in logs)
 
-    def policies(self) -> Iterator[int]:
-        """Process ids of the jobs that train a policy now."""
-        if not any(self.layout.sweeps.glob("*/sweep.json")):
-            return
-        for planned in thaw_sweep(find_sweep(self.layout, None)).plans.values():
-            policy = planned.evaluation.inputs["policy"].identity
-            with contextlib.suppress(Exception):
-                if claims.is_held(self.layout.claims / policy):
-                    owner = self.layout.claims / policy / claims.OWNER
-                    yield json.loads(owner.read_text())["pid"]
+    def trainers(self) -> Iterator[int]:
+        """Process ids of the jobs whose training of a policy is under way."""
+        for path in self.layout.scratch.glob("policy-*@*/work/.trainer-*"):
+            yield int(path.parents[1].name.split("@")[1].rpartition(".")[2])
 
 
 def harvest(storm: Storm) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 `ABLATE_CHAOS_KILLS` is the number of random kills (40).
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -16,6 +17,7 @@ from storm import LAUNCHERS, Storm, harvest, litter, strike, undisturbed
 
 from ablate.store import crash, files, records
 from ablate.store.verdicts import MERGE_ABOVE, Verdicts
+from smallrun import SMALL
 
 #: reached by other means than a sweep
 ASIDE = {
@@ -42,12 +44,13 @@ class Weather:
     def __init__(self, armed: Path) -> None:
         self.armed, self.random = armed, random.Random(0)
         self.damaged = False
+        self.asked: set[int] = set()
         self._next = 0.0
 
     def __call__(self, storm: Storm) -> None:
         if time.monotonic() < self._next:
             return
-        self._next = time.monotonic() + self.random.uniform(0.2, 0.8)
+        self._next = time.monotonic() + self.random.uniform(0.05, 0.4)
         if not self.damaged:
             for path in (storm.layout.stages / "sft").glob("*/train.parquet"):
                 content = bytearray(path.read_bytes())
@@ -56,9 +59,11 @@ class Weather:
                 self.damaged = True
                 break
         if any(path.name.startswith("saved-") for path in self.armed.iterdir()):
-            for pid in storm.policies():
+            for pid in set(storm.trainers()) - self.asked:
                 # asked to make room, as a scheduler would
-                os.kill(pid, signal.SIGUSR2)
+                self.asked.add(pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGUSR2)
 
 
 def test_a_kill_at_every_named_point(tmp_path: Path, armed: Path) -> None:
@@ -77,12 +82,16 @@ def test_a_kill_at_every_named_point(tmp_path: Path, armed: Path) -> None:
 
     # a run that can only fail leaves its cause, or nothing
     crash.arm(armed, *ASIDE["failure"])
-    hopeless = ["base_model.context_length=4", "objective=dpo"]
-    for code in (KILLED, 1):
-        assert storm.ablate(*WORDS_OF_ONE, *hopeless).returncode == code
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"no weights")
+    hopeless = [*SMALL, "base_model=hf", f"base_model.path={model}"]
+    for code in (KILLED, 2):
+        assert storm.ablate(*hopeless).returncode == code
     failures = list(records.failures(storm.layout))
     assert len(failures) == 1
-    assert "SFT policy" in failures[0].data["reason"]
+    assert str(model) in failures[0].data["reason"]
     assert harvest(storm) == calm
 
     # the same command once more finds all, and clears what the dead left behind
@@ -91,9 +100,6 @@ def test_a_kill_at_every_named_point(tmp_path: Path, armed: Path) -> None:
     assert harvest(storm) == calm
     assert storm.starts > LAUNCHERS, "launchers were among the dead"
 
-
-#: of a single run, which knows no launcher
-WORDS_OF_ONE = ["tracker=none", "runtime.threads=1", "dataset.sizes.sft=64"]
 
 WRITER = """
 import sys

@@ -10,7 +10,8 @@ from ablate.cli.store_words import split_words
 from ablate.cli.sweep import run_pool
 from ablate.config.launcher import slurm_config
 from ablate.errors import ConfigError
-from ablate.launch import failed, scheduler
+from ablate.launch import failed
+from ablate.launch.hopeless import cancel_hopeless
 from ablate.launch.jobs import JOB_KINDS
 from ablate.launch.local import default_workers
 from ablate.launch.status import sweep_status
@@ -28,12 +29,13 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"retry takes one sweep (usage: {USAGE})")
     console = Console(soft_wrap=True)
     folder = find_sweep(layout, words[0] if words else None)
+    for message in cancel_hopeless(folder):
+        console.print(message, highlight=False)
     statuses = sweep_status(folder)
     wanted = [s for s in statuses if s.state in ("failed", "lost", "missing", "stuck")]
     if not wanted:
         console.print(f"sweep {folder.name}: nothing failed, nothing is missing")
         return 0
-    scheduler.cancel([s.job for s in wanted if s.state == "stuck" and s.job])
     whole, frozen = thaw_sweep(folder), read_sweep(folder)
     plans = {s.identity: whole.plans[s.identity] for s in wanted if s.identity in whole.plans}
     sweep = replace(whole, plans=plans)

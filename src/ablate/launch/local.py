@@ -4,6 +4,7 @@ Processes are forked from a server that has imported torch and TRL and has never
 a job starts in milliseconds and its end, however violent, costs nobody else anything.
 """
 
+import contextlib
 import os
 import signal
 import tempfile
@@ -135,7 +136,8 @@ class _Pool:
         outcome = self.folder / f"{job.key}.json"
         log = self.logs / job.log_name
         gpus = self._take_gpus(job.key)
-        arguments = (str(job.frozen), job.stage, str(outcome), str(log), gpus)
+        environment = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
+        arguments = (str(job.frozen), job.stage, str(outcome), str(log), environment)
         process = self.context.Process(target=work, args=arguments, name=job.title)
         process.start()
         self.active[process.sentinel] = (job, process, outcome, log)
@@ -179,8 +181,10 @@ class _Pool:
         self.failed[job.key] = reason
         if job.stage is None and not told:
             identity = job.run
-            attempt = records.new_attempt(self.sweep.layout, identity)
-            records.write_failure(attempt, self.names[identity], reason, None)
+            # on a store that takes no more the screen alone is told
+            with contextlib.suppress(OSError):
+                attempt = records.new_attempt(self.sweep.layout, identity)
+                records.write_failure(attempt, self.names[identity], reason, None)
         self.state.jobs_done += 1
         if job.stage is None:
             identity = job.run

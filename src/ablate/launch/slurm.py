@@ -8,11 +8,12 @@ from typing import Any
 
 from ablate.config.launcher import Resources, SlurmConfig
 from ablate.errors import ConfigError, StoreError
-from ablate.launch import node, scheduler
+from ablate.launch import failed, node, scheduler
 from ablate.launch.jobs import CHOOSE, RUN, Job, jobs_of
 from ablate.launch.second_phase import with_second_phase
 from ablate.launch.sweep import Sweep
 from ablate.launch.tuning import second_phase, settle
+from ablate.stages.registry import KINDS
 from ablate.store import claims
 from ablate.store.files import read_json, write_json
 from ablate.store.sweeps import read_sweep
@@ -72,6 +73,8 @@ def _submit(sweep: Sweep, config: SlurmConfig) -> Submission:
     )
     for kind, batch in batches(missing, per_job, limit):
         needs = {holder[need] for item in batch for job in item for need in job.needs}
+        for job in (job for item in batch for job in item if job.stage is not None):
+            failed.forget(sweep.folder, job.stage or "")
         ids = _submit_array(sweep, config, kind, batch, sorted(needs))
         for item, job_id in zip(batch, ids, strict=True):
             for job in item:
@@ -136,7 +139,7 @@ def _submit_array(
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     executor = SlurmExecutor(folder=folder / "%j", max_num_timeout=config.max_num_timeout)
     executor.update_parameters(
-        **_parameters(config.resources(kind)),
+        **_parameters(_resources(config, kind)),
         job_name=f"ablate-{sweep.name[:12]}-{kind}",
         **({"dependency": "afterany:" + ":".join(needs)} if needs else {}),
     )
@@ -159,6 +162,18 @@ def _submit_array(
     except FailedJobError as error:
         raise StoreError(f"sbatch refuses the array of {kind}: {error}") from error
     return [str(job.job_id) for job in submitted]
+
+
+def _resources(config: SlurmConfig, kind: str) -> Resources:
+    """What a job of this kind asks for: several tasks only where a trainer can use them."""
+    resources = config.resources(kind)
+    if kind != RUN and not (kind in KINDS and KINDS[kind].trains):
+        return resources.model_copy(update={"nodes": 1, "tasks_per_node": 1})
+    if resources.nodes * resources.tasks_per_node > 1:
+        # a task that is gone would be waited for until the time is up
+        ends = ["--kill-on-bad-exit=1", *resources.srun_args]
+        return resources.model_copy(update={"srun_args": ends})
+    return resources
 
 
 def _parameters(resources: Resources) -> dict[str, Any]:

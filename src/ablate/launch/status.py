@@ -118,7 +118,8 @@ def _stage_log(folder: Path, reason: str) -> Path | None:
     for path in (folder / "failed").glob("*.json"):
         found = failed.find(folder, path.stem)
         if found is not None and found["reason"] in reason:
-            return folder / "logs" / str(found["log"])
+            log = folder / "logs" / str(found["log"])
+            return log if log.exists() else None
     return None
 
 

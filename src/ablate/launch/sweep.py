@@ -17,6 +17,7 @@ from ablate.stages.graph import RunPlan, plan
 from ablate.store import crash
 from ablate.store.files import read_json, write_json
 from ablate.store.layout import Layout
+from ablate.store.secrets import scrub
 from ablate.store.sweeps import CONTENT, Contest, Trial, contest_data, read_sweep, sweeps
 
 #: of a contest's key; it stands in names of jobs and logs
@@ -105,7 +106,7 @@ def freeze(sweep: Sweep, command: Sequence[str], launcher: str, options: dict[st
     write_json(
         sweep.folder / CONTENT,
         {
-            "overrides": list(command),
+            "overrides": [scrub(word) for word in command],
             "runs": list(sweep.plans),
             "names": {identity: run_name(planned) for identity, planned in sweep.plans.items()},
             "labels": sweep.labels,
@@ -121,7 +122,10 @@ def freeze(sweep: Sweep, command: Sequence[str], launcher: str, options: dict[st
 def freeze_run(folder: Path, planned: RunPlan) -> None:
     """Writes one frozen run into the folder of a sweep."""
     path = folder / "runs" / f"{planned.identity}.json"
-    write_json(path, planned.run.model_dump(mode="json"))
+    plain = planned.run.model_dump(mode="json")
+    # the same command again would flush a thousand files to the disk for nothing
+    if not path.exists() or read_json(path) != plain:
+        write_json(path, plain)
     crash.point("sweep-run-frozen")
 
 

@@ -1,5 +1,7 @@
 """A policy with adapters and its reference on one copy of the base weights."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ ADAPTER = "adapter"
 class AdaptersOff:
     """A model as it was before its adapters, as a model of its own that holds no weights.
 
-    Works where a model is called, moved to evaluation mode, and asked for its device or shape.
+    Works where a model is called, moved to evaluation mode and asked for its device.
     """
 
     def __init__(self, adapted: Any) -> None:
@@ -46,6 +48,19 @@ class AdaptersOff:
     def __call__(self, **inputs: Any) -> Any:
         with self.adapted.disable_adapter():
             return self.adapted(**inputs)
+
+
+@contextlib.contextmanager
+def plain(model: Any) -> Iterator[Any]:
+    """The model itself; of `AdaptersOff` the adapted one, whose adapters are off meanwhile.
+
+    For code that reaches into a model's parts and not only calls it.
+    """
+    if not isinstance(model, AdaptersOff):
+        yield model
+        return
+    with model.adapted.disable_adapter():
+        yield model.adapted
 
 
 def load_adapted(base: PreTrainedModel, checkpoint: Path) -> Any:

@@ -20,6 +20,7 @@ from ablate.store import claims, files, records
 from ablate.store.layout import Layout, check_writable
 from ablate.store.provenance import provenance
 from ablate.store.records import Record
+from ablate.store.secrets import scrub
 from ablate.store.stages import StageStore
 
 
@@ -124,10 +125,12 @@ def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display)
 
 
 def _forget(attempt: Path) -> None:
-    """Removes an attempt that has nothing to tell, and its folder if it was the only one."""
+    """Removes an attempt that has nothing to tell, and what killed ones left (empty folders)."""
     shutil.rmtree(attempt, ignore_errors=True)
     with contextlib.suppress(OSError):
-        attempt.parent.rmdir()
+        for folder in (*attempt.parent.iterdir(), attempt.parent):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def _fail(attempt: Path, name: str, reason: str, error: BaseException) -> None:
@@ -135,7 +138,7 @@ def _fail(attempt: Path, name: str, reason: str, error: BaseException) -> None:
         records.write_failure(attempt, name, reason, None)
         notes = "\n".join(getattr(error, "__notes__", []))
         if notes:
-            (attempt / "traceback.txt").write_text(notes, encoding="utf-8")
+            (attempt / "traceback.txt").write_text(scrub(notes), encoding="utf-8")
 
 
 def _record_data(

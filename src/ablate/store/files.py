@@ -1,6 +1,8 @@
 """Files written whole or not at all: atomic JSON, directories published by rename, checksums."""
 
 import contextlib
+import errno
+import functools
 import hashlib
 import json
 import os
@@ -24,6 +26,8 @@ def write_json(path: Path, value: Any) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
+            # as any other new file: people of a group may share a store
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
             json.dump(value, file, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
             file.write("\n")
             file.flush()
@@ -35,6 +39,13 @@ def write_json(path: Path, value: Any) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+@functools.cache
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def read_json(path: Path) -> Any:
@@ -101,6 +112,24 @@ def publish(source: Path, target: Path) -> bool:
     return True
 
 
+#: what a disk says that is full, used up by quota, read-only, or broken
+_TROUBLES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+def disk_trouble(error: BaseException | None) -> str | None:
+    """What the disk said, where an error or what led to it came of a disk that takes no more.
+
+    Libraries that write for us report it in errors of their own, by its words alone.
+    """
+    while error is not None:
+        for number in _TROUBLES:
+            words = os.strerror(number)
+            if getattr(error, "errno", None) == number or words in str(error):
+                return words
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _flush_directory(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -114,7 +143,7 @@ def scratch(parent: Path, prefix: str) -> Iterator[Path]:
     """A private directory that is gone afterwards unless it was renamed away."""
     parent.mkdir(parents=True, exist_ok=True)
     path = private_name(parent, prefix)
-    path.mkdir(mode=0o700)
+    path.mkdir()
     try:
         yield path
     finally:

@@ -10,9 +10,10 @@ from typing import Any
 from ablate.errors import StoreError
 from ablate.store import crash, files
 from ablate.store.layout import Layout
+from ablate.store.secrets import scrub
 
 #: raised when the meaning of a field of record.json changes
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,10 @@ def new_attempt(layout: Layout, identity: str) -> Path:
 
 
 def write_failure(attempt: Path, name: str, reason: str, stage: str | None) -> None:
-    """Leaves the cause of a failed attempt where `ls` and `show` find it."""
+    """Leaves the cause of a failed attempt, without secrets, where `ls` and `show` find it."""
     files.write_json(
         attempt / "failure.json",
-        {"name": name, "reason": reason, "stage": stage, "time": time.time()},
+        {"name": name, "reason": scrub(reason), "stage": stage, "time": time.time()},
     )
     crash.point("failure-written")
 

@@ -55,15 +55,22 @@ class Pause(TrainerCallback):
 
     def _save(self, folder: Path, step: int) -> None:
         trainer = self.trainer
+        leads, together = trainer.is_world_process_zero(), trainer.accelerator.wait_for_everyone
         trainer._save_checkpoint(trainer.model_wrapped, None)
-        trainer.accelerator.wait_for_everyone()
-        if trainer.is_world_process_zero():
-            private = folder / f"writing-{step:05d}"
+        private = folder / f"writing-{step:05d}"
+        source = Path(trainer.args.output_dir) / f"checkpoint-{step}"
+        if leads:
             shutil.rmtree(private, ignore_errors=True)
             private.mkdir(parents=True)
-            source = Path(trainer.args.output_dir) / f"checkpoint-{step}"
             shutil.move(source, private / _TRAINER)
             crash.point("saved-trainer-moved")
+        together()
+        if not leads:
+            # the generators of this process, in a folder of its own so far
+            for own in source.glob("rng_state_*.pth"):
+                shutil.copyfile(own, private / _TRAINER / own.name)
+        together()
+        if leads:
             if self.kept is not None and self.kept.exists():
                 shutil.copytree(self.kept, private / _KEPT)
             # metrics may be infinite, which our other JSON forbids
@@ -75,7 +82,7 @@ class Pause(TrainerCallback):
                 if older.name < f"step-{step:05d}":
                     shutil.rmtree(older, ignore_errors=True)
                     crash.point("saved-older-removed")
-        trainer.accelerator.wait_for_everyone()
+        together()
 
 
 class Saved:
