@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test runs-test check setup slurm-test chaos-test chaos wheel-test clean
+.PHONY: run test runs-test browser-test check setup slurm-test chaos-test chaos wheel-test clean
 
 run: setup
 	$(BIN)/python -m ablate
@@ -26,11 +26,16 @@ check: setup
 	$(BIN)/mypy
 
 test: check
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore=tests/stages --ignore=tests/chaos
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore=tests/stages --ignore=tests/chaos --ignore=tests/browser
 
 # whole runs of every factor: a few minutes more
 runs-test: setup
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests/stages
+
+# the report in a real browser, which is installed where it is missing (root, Debian's chromium)
+browser-test: setup
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core; }
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
 
 # sweeps on a real SLURM of one node, which is started here (root; Debian's slurm-wlm and munge)
 slurm-test: setup

@@ -78,6 +78,9 @@ def put(
     commit: str = "c" * 40,
     tokens: int = 1000,
     sft: str = "",
+    steps: pd.DataFrame | None = None,
+    curve: pd.DataFrame | None = None,
+    pairs: pd.DataFrame | None = None,
     **changes: Any,
 ) -> Record:
     """Publishes one record made of a configuration and its answers."""
@@ -98,11 +101,19 @@ def put(
                     "result": {}, "computed_seconds": None}],
         "tokens_trained": tokens, "tokens_generated": 100, "device_seconds": 1.0,
         "started": time.time(), "finished": time.time(),
-        "provenance": {"git": {"commit": commit, "dirty_files": []}, "versions": {}},
+        "provenance": {"git": {"commit": commit, "dirty_files": []}, "versions": {"torch": "2.0"},
+                       "cpu": "a processor", "host": "somewhere"},
+        "machine": {"device": "cpu", "threads": 1},
     }  # fmt: skip
     with files.scratch(layout.scratch, "made") as private:
         write_table(table, private / "eval.parquet")
-        write_table(pd.DataFrame({"step": [1], "loss": [0.5]}), private / "train.parquet")
+        write_table(
+            pd.DataFrame({"step": [1], "loss": [0.5]}) if steps is None else steps,
+            private / "train.parquet",
+        )
+        for name, more in (("curve", curve), ("pairs", pairs)):
+            if more is not None:
+                write_table(more, private / f"{name}.parquet")
         return records.publish(layout, identity, private, data, again=True)
 
 

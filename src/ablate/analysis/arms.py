@@ -9,7 +9,7 @@ import pandas as pd
 
 from ablate.analysis.cells import NOT_VARIED
 from ablate.errors import ConfigError, DataError
-from ablate.results.load import FACTORS
+from ablate.results.rows import FACTORS
 
 #: settings in which compared runs must agree, because they decide what a value means
 JUDGED_BY = (

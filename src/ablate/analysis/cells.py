@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ablate.results.load import FACTORS
+from ablate.results.rows import FACTORS
 
 #: settings that differ between runs of one cell, or that are no part of the study
 NOT_VARIED = (

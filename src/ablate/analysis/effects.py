@@ -176,8 +176,9 @@ def _with_prompts(found: _Components, answers: pd.DataFrame, factors: list[str])
         aggfunc="mean",
         sort=False,
         dropna=False,
-    ).dropna(axis=1)
-    wide = wide.dropna(axis=0)
+    )
+    # combinations of levels that no run has first, else they would take all prompts along
+    wide = wide.dropna(axis=0, how="all").dropna(axis=1)
     num_prompts = wide.shape[1]
     if num_prompts < 2:
         raise DataError("the runs answered fewer than two prompts in common")

@@ -1,5 +1,6 @@
 """Figures in one style, safe for colour-blind readers, each with the DataFrame behind it."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
     "grid.color": "#dddddd", "grid.linewidth": 0.6, "axes.axisbelow": True, "svg.fonttype": "none",
-    "pdf.fonttype": 42, "figure.dpi": 100, "savefig.bbox": "tight",
+    "pdf.fonttype": 42, "figure.dpi": 100, "font.family": "DejaVu Sans", "savefig.bbox": "tight",
     # the same figure is the same file
     "svg.hashsalt": "ablate",
 }  # fmt: skip
@@ -30,6 +31,15 @@ class Figure:
     figure: Any
     data: pd.DataFrame
 
+    def svg(self) -> str:
+        """The figure as SVG with letters as shapes, which looks the same wherever it is opened."""
+        text = io.StringIO()
+        import matplotlib as mpl
+
+        with style(), mpl.rc_context({"svg.fonttype": "path"}):
+            self.figure.savefig(text, format="svg", metadata={"Date": None})
+        return text.getvalue()
+
     def save(self, stem: Path) -> list[Path]:
         """Writes `stem`.svg, `stem`.pdf (vector), `stem`.png (300 dots per inch) and `stem`.csv."""
         stem.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +47,7 @@ class Figure:
         for suffix, metadata in ((".svg", {"Date": None}), (".pdf", {"CreationDate": None}),
                                  (".png", None)):  # fmt: skip
             path = stem.with_name(stem.name + suffix)
-            with _style():
+            with style():
                 self.figure.savefig(path, dpi=300, metadata=metadata)
             written.append(path)
         table = stem.with_name(stem.name + ".csv")
@@ -45,7 +55,8 @@ class Figure:
         return [*written, table]
 
 
-def _style() -> Any:
+def style() -> Any:
+    """The style of all figures, as a context."""
     import matplotlib as mpl
 
     return mpl.rc_context(STYLE)
@@ -54,8 +65,8 @@ def _style() -> Any:
 def which_choice_matters(found: Effects, metric: str) -> Figure:
     """Main effects of every level beside the size of every factor and interaction.
 
-    Left: deviation of each level's mean from the mean of all levels, with simultaneous 95 %
-    intervals. Right: standard deviation between the effects of each term, with 95 % intervals;
+    Above: deviation of each level's mean from the mean of all levels, with simultaneous 95 %
+    intervals. Below: standard deviation between the effects of each term, with 95 % intervals;
     the dotted line is the spread between seeds, for scale.
     """
     from matplotlib.figure import Figure as Canvas
@@ -64,10 +75,10 @@ def which_choice_matters(found: Effects, metric: str) -> Figure:
     levels = found.levels.assign(panel="levels")
     terms = found.terms.sort_values(["order", "size"], ascending=[False, True])
     factors = list(dict.fromkeys(levels["factor"]))
-    height = 1.2 + 0.24 * max(len(levels) + len(factors), len(terms))
-    with _style():
-        canvas = Canvas(figsize=(8.0, height), layout="constrained")
-        left, right = canvas.subplots(1, 2, width_ratios=[3, 2])
+    height = 1.6 + 0.24 * (len(levels) + len(factors) + len(terms))
+    with style():
+        canvas = Canvas(figsize=(5.2, height), layout="constrained")
+        left, right = canvas.subplots(2, 1, height_ratios=[len(levels) + 1, len(terms) + 1])
         place, ticks, names = 0.0, [], []
         for index, factor in enumerate(factors):
             rows = levels[levels["factor"] == factor]

@@ -1,19 +1,22 @@
 """Metrics computed after the fact, from the tables that runs left in the store."""
 
-from collections.abc import Mapping
-from pathlib import Path
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ablate.errors import DataError
-from ablate.metrics import METRICS, PAIR_SPLITS, PAIRS, Metric, Table
+from ablate.metrics import METRICS, PAIR_SPLITS, PAIRS, Metric
 from ablate.metrics.registry import WHOLE_RUN, unknown
-from ablate.results.load import verify
-from ablate.store.tables import read_table
+from ablate.results.tables import Columns, read_tables, run_tables
 
 KEYS = ["split", "prompt_id", "sample"]
 DEFAULT_SPLIT = "test"
+#: runs whose tables are open together, so that many of them take little memory
+RUNS_AT_ONCE = 500
 
 
 def splits_of(frame: pd.DataFrame) -> list[str]:
@@ -58,32 +61,23 @@ def measure(frame: pd.DataFrame, column: str, baseline: Mapping[str, str]) -> pd
         column: `metric/split`.
         baseline: id -> id of the run it is paired with, for metrics against a baseline.
 
+    Runs whose tables lack what the metric needs have NaN, as long as any has a value.
+
     Raises:
-        DataError: the runs' tables lack what the metric needs; says what.
+        DataError: no run's tables hold what the metric needs; says what.
         StoreError: a damaged table.
     """
     if column in frame:
         return frame
     name, _, split = column.partition("/")
     metric = METRICS[name]
-    paths = dict(zip(frame["id"], frame["path"], strict=True))
-    rows: list[tuple[float, float, float]] = []
-    for identity, path in paths.items():
-        other = baseline.get(identity)
-        if metric.against and other is None:
-            rows.append((np.nan, np.nan, np.nan))
-            continue
-        table = _table(metric, path, split, paths.get(other) if other else None)
-        assert metric.compute is not None
-        try:
-            found = metric.compute(table)
-        except KeyError as error:
-            raise DataError(
-                f"{name} needs the column {error} of {metric.table}, which run {identity[:12]} "
-                "did not store"
-            ) from None
-        rows.append((found.mean, found.se, float(found.n)))
-    values = np.array(rows, dtype=float).reshape(-1, 3)
+    values = np.full((len(frame), 3), np.nan)
+    lacking: dict[str, str] = {}
+    for start in range(0, len(frame), RUNS_AT_ONCE):
+        part = frame.iloc[start : start + RUNS_AT_ONCE]
+        values[start : start + len(part)] = _measured(metric, part, frame, split, baseline, lacking)
+    if lacking and np.isnan(values[:, 0]).all():
+        raise DataError(f"{name} {next(iter(lacking.values()))}")
     added = pd.DataFrame(
         {column: values[:, 0], f"{column}/se": values[:, 1], f"{column}/n": values[:, 2]},
         index=frame.index,
@@ -91,29 +85,102 @@ def measure(frame: pd.DataFrame, column: str, baseline: Mapping[str, str]) -> pd
     return pd.concat([frame, added], axis=1)
 
 
-def _table(metric: Metric, path: str, split: str, other: str | None) -> Table:
-    rows = _read(metric, path, split)
-    if metric.against and other is not None:
-        theirs = _read(metric, other, split)
-        numbers = [c for c in theirs if c not in KEYS and c in rows]
-        theirs = theirs[[*KEYS, *numbers]].rename(columns={c: f"other_{c}" for c in numbers})
-        rows = rows.merge(theirs, on=KEYS, how="inner", validate="one_to_one")
-        if rows.empty:
-            raise DataError(f"{metric.name}: two of the runs have no {split} prompt in common")
-    return {str(name): rows[name].to_numpy() for name in rows.columns}
+def _measured(
+    metric: Metric,
+    part: pd.DataFrame,
+    frame: pd.DataFrame,
+    split: str,
+    baseline: Mapping[str, str],
+    lacking: dict[str, str],
+) -> np.ndarray:
+    """float[n, 3]: value, standard error and count of some runs; NaN where it cannot be told.
+
+    `lacking` is told what each such run did not store.
+    """
+    others = {baseline[i] for i in part["id"] if metric.against and i in baseline}
+    mine = set(part["id"])
+    needed = pd.concat([part, frame[frame["id"].isin(others - mine)]])
+    tables = {
+        identity: columns
+        for columns in map(Columns, run_tables(needed, metric.table, split))
+        for identity in columns.part.ids
+        if columns.count(identity)
+    }
+    result = np.full((len(part), 3), np.nan)
+    for place, identity in enumerate(part["id"]):
+        other = baseline.get(identity)
+        if metric.against and other is None:
+            continue
+        short = identity[:12]
+        if identity not in tables or (metric.against and other not in tables):
+            lacking[identity] = (
+                f"needs {metric.table} (for pairs: log-probs of labelled pairs under policy and "
+                f"reference), and {short} did not store it"
+            )
+            continue
+        assert metric.compute is not None
+        try:
+            table = RunColumns(tables[identity], identity)
+            if metric.against and other is not None:
+                table = PairedColumns(tables[identity], identity, tables[other], other)
+            found = metric.compute(table)
+        except KeyError as error:
+            lacking[identity] = (
+                f"needs the column {error} of {metric.table}, which run {short} did not store"
+            )
+            continue
+        result[place] = (found.mean, found.se, float(found.n))
+    return result
 
 
-def _read(metric: Metric, path: str, split: str) -> pd.DataFrame:
-    folder = Path(path)
-    if not (folder / metric.table).is_file():
-        raise DataError(
-            f"{metric.name} needs {metric.table} in a run's folder (for pairs: log-probs of "
-            "labelled pairs under policy and reference), and "
-            f"{folder.parent.name[:12]} did not store it"
+class RunColumns(Mapping[str, NDArray[Any]]):
+    """The columns of one run's table, each read when it is first asked for."""
+
+    def __init__(self, columns: Columns, identity: str) -> None:
+        self._columns, self._identity = columns, identity
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        values = self._columns.column(name, self._identity)
+        # a column that only other runs of the table have
+        if len(values) and pd.isna(values).all():
+            raise KeyError(name)
+        return values
+
+    def __iter__(self) -> Iterator[str]:
+        for name in self._columns.part.schema:
+            with contextlib.suppress(KeyError):
+                self[name]
+                yield name
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class PairedColumns(RunColumns):
+    """One run's columns beside those of the run it is paired with, as `other_<column>`."""
+
+    def __init__(self, columns: Columns, identity: str, others: Columns, other: str) -> None:
+        super().__init__(columns, identity)
+        self._other = RunColumns(others, other)
+        places = []
+        for table in (RunColumns(columns, identity), self._other):
+            keys = pd.DataFrame({name: table[name] for name in KEYS if name in table})
+            places.append(keys.assign(_row=np.arange(len(keys))))
+        both = places[0].merge(
+            places[1], on=[c for c in places[0] if c != "_row"], validate="one_to_one"
         )
-    verify(folder, metric.table)
-    rows = read_table(folder / metric.table)
-    return rows[rows["split"] == split]
+        if both.empty:
+            raise DataError(f"runs {identity[:12]} and {other[:12]} have no prompt in common")
+        self._rows = both["_row_x"].to_numpy(), both["_row_y"].to_numpy()
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name.startswith("other_"):
+            return self._other[name.removeprefix("other_")][self._rows[1]]
+        return super().__getitem__(name)[self._rows[0]]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from super().__iter__()
+        yield from (f"other_{name}" for name in self._other if name not in KEYS)
 
 
 def answer_values(frame: pd.DataFrame, split: str = DEFAULT_SPLIT) -> pd.DataFrame:
@@ -122,19 +189,11 @@ def answer_values(frame: pd.DataFrame, split: str = DEFAULT_SPLIT) -> pd.DataFra
     Raises:
         StoreError: a damaged table, by name.
     """
-    column = "judge_score"
-    parts = []
-    for identity, path in zip(frame["id"], frame["path"], strict=True):
-        verify(Path(path), "eval.parquet")
-        rows = read_table(Path(path) / "eval.parquet", ["split", "prompt_id", column])
-        rows = rows[rows["split"] == split]
-        parts.append(
-            pd.DataFrame(
-                {
-                    "id": identity,
-                    "prompt_id": rows["prompt_id"],
-                    "value": rows[column].astype(float),
-                }
-            )
-        )
-    return pd.concat(parts, ignore_index=True)
+    rows = read_tables(frame, "eval.parquet", ["prompt_id", "judge_score"], split)
+    return pd.DataFrame(
+        {
+            "id": rows["id"],
+            "prompt_id": rows["prompt_id"],
+            "value": rows["judge_score"].astype(float),
+        }
+    )

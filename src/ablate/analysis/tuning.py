@@ -12,7 +12,7 @@ from ablate.errors import DataError
 class Tuned:
     """The chosen trial's reported runs, and how it was chosen.
 
-    spread: best, median and worst trial's mean of the choosing metric.
+    spread: best, median and worst trial's mean of the choosing metric; tried: each trial's.
     reused: the reported seeds took part in the choice.
     """
 
@@ -21,6 +21,7 @@ class Tuned:
     trials: int
     spread: tuple[float, float, float]
     reused: bool
+    tried: tuple[tuple[str, float], ...] = ()
 
 
 def choose(
@@ -45,7 +46,7 @@ def choose(
     trials = list(dict.fromkeys(runs["trial"]))
     if len(trials) == 1:
         value = float(runs[by].mean())
-        return Tuned(runs, trials[0], 1, (value,) * 3, False)
+        return Tuned(runs, trials[0], 1, (value,) * 3, False, ((trials[0], value),))
     seeds = set.intersection(*(set(runs.loc[runs["trial"] == t, "seed"]) for t in trials))
     if not seeds:
         raise DataError(
@@ -61,10 +62,11 @@ def choose(
     fresh = mine[mine["seed"].map(counts) == 1]
     values = better * np.sort(means.to_numpy())[::-1]
     spread = (float(values[0]), float(np.median(values)), float(values[-1]))
+    tried = tuple((str(trial), better * float(value)) for trial, value in means.items())
     if len(fresh):
-        return Tuned(fresh, best, len(trials), spread, False)
+        return Tuned(fresh, best, len(trials), spread, False, tried)
     if reuse:
-        return Tuned(mine, best, len(trials), spread, True)
+        return Tuned(mine, best, len(trials), spread, True, tried)
     raise DataError(
         f"{name}: the best of {len(trials)} trials ({best}) has no seeds but those that chose it, "
         "so its value is partly luck. Run it with fresh seeds, or say --reuse-seeds and the table "

@@ -12,6 +12,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ablate.cli.table_command:main",
         "a tested table of finished runs: --rows objective --cols num_responses --baseline dpo",
     ),
+    "report": (
+        "ablate.cli.report:main",
+        "one self-contained HTML file of a study: tables, figures, answers to read",
+    ),
     "compare": (
         "ablate.cli.compare:main",
         "two runs or cells paired by prompt, and where they differ most",
@@ -19,6 +23,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "effects": (
         "ablate.cli.effects:main",
         "which factor matters over a grid: main effects and interactions, with a figure",
+    ),
+    "compact": (
+        "ablate.cli.compact:main",
+        "the store's records and tables in few large files: fast tables of many runs",
     ),
     "sample": (
         "ablate.cli.sample:main",

@@ -24,10 +24,9 @@ results_dir=DIR reads another store than the default one.
 """
 
 
-def parser() -> Flags:
-    """The flags of `ablate table`."""
-    flags = Flags("table", "Means over seeds, differences to a baseline, and what qualifies them.")
-    flags.epilog = EXAMPLES
+def parser(name: str, description: str) -> Flags:
+    """The flags that say which table of which runs is meant."""
+    flags = Flags(name, description)
     add = flags.add_argument
     add("--sweep", metavar="NAME", help="the runs of one sweep, by name or beginning of its id")
     add("--rows", nargs="+", default=[], metavar="FACTOR", help="factors or settings of the rows")
@@ -48,15 +47,19 @@ def parser() -> Flags:
         help="judge reward at KL X nats, or at the largest all reach: max",
     )
     add("--reuse-seeds", action="store_true", help="report the seeds that chose, with a note")
-    add("--format", choices=["terminal", *FORMATS], default="terminal")
-    add("--out", type=Path, metavar="FILE", help="write there in place of the screen")
     return flags
 
 
 def main(argv: Sequence[str]) -> int:
     """Prints or writes a table; 3 where damaged records had to be left out."""
     layout, words = take_results_dir(argv)
-    args = parser().parse_args(words)
+    flags = parser("table", "Means over seeds, differences to a baseline, what qualifies them.")
+    flags.epilog = EXAMPLES
+    flags.add_argument("--format", choices=["terminal", *FORMATS], default="terminal")
+    flags.add_argument(
+        "--out", type=Path, metavar="FILE", help="write there in place of the screen"
+    )
+    args = flags.parse_args(words)
     study = load_study(layout.root, args.sweep)
     code = tell_damaged(study.damaged)
     table = make_table(study, args)
@@ -78,11 +81,11 @@ def main(argv: Sequence[str]) -> int:
     return code
 
 
-def make_table(study: Study, args: argparse.Namespace) -> AblationTable:
-    """The table that the flags ask for; what they leave open the sweep file may have fixed.
+def check_study(study: Study) -> None:
+    """Refuses a study without a finished run.
 
     Raises:
-        AblateError: no finished run, or a question that these runs cannot answer.
+        DataError: says what became of the runs.
     """
     if study.frame.empty:
         where = f"the sweep '{study.name}'" if study.name else "the store"
@@ -91,6 +94,15 @@ def make_table(study: Study, args: argparse.Namespace) -> AblationTable:
         raise DataError(
             f"{where} has no finished run" + (f" ({told}; see `ablate ls`)" if told else "")
         )
+
+
+def make_table(study: Study, args: argparse.Namespace) -> AblationTable:
+    """The table that the flags ask for; what they leave open the sweep file may have fixed.
+
+    Raises:
+        AblateError: no finished run, or a question that these runs cannot answer.
+    """
+    check_study(study)
     frame = arms.keep(study.frame, args.where)
     lacking = arms.keep_known(study.lacking, args.where)
     fixed = study.settings
@@ -112,7 +124,7 @@ def make_table(study: Study, args: argparse.Namespace) -> AblationTable:
 
 def show_study(console: Console, study: Study) -> None:
     """Prints the table that a sweep's own file asks for."""
-    show(console, make_table(study, parser().parse_args([])))
+    show(console, make_table(study, parser("table", "").parse_args([])))
 
 
 def _names(words: Sequence[str]) -> tuple[str, ...]:

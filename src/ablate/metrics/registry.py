@@ -9,7 +9,7 @@ A new metric is one function over the stored table of answers:
 """
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from ablate.errors import DataError
 from ablate.metrics.summary import Estimate
 
 #: columns of eval.parquet for one run and split, as arrays of equal length
-Table = dict[str, NDArray[Any]]
+Table = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)

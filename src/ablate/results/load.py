@@ -9,26 +9,12 @@ from typing import Any
 import pandas as pd
 
 from ablate.errors import StoreError
-from ablate.store import files, records
+from ablate.results.compact import opened
+from ablate.results.rows import checked_row, verify
+from ablate.results.tables import CURVE, EVAL, PAIRS, TRAIN, read_tables
+from ablate.store import records
 from ablate.store.layout import Layout
-from ablate.store.records import SCHEMA, Record
 from ablate.store.tables import read_table
-
-FACTORS = {
-    "objective": ("objective", "name"),
-    "num_responses": ("num_responses", "k"),
-    "reward": ("reward", "name"),
-    "shaping": ("shaping", "name"),
-    "base_model": ("base_model", "name"),
-    "dataset": ("dataset", "name"),
-    "collection": ("collection", "name"),
-    "seed": ("seed", "value"),
-}
-#: the level of a factor in records made before there was a choice
-BEFORE = {"shaping": "none"}
-EVAL = "eval.parquet"
-TRAIN = "train.parquet"
-CURVE = "curve.parquet"
 
 
 @dataclass(frozen=True)
@@ -56,10 +42,11 @@ def load(root: str | Path = "results", ids: Iterable[str] | None = None) -> pd.D
     Columns: id, name, status (done or diverged), revision, the factors (objective, num_responses,
     reward, shaping, base_model, dataset, collection, seed), every setting as `config.<path>`,
     every metric as `<metric>/<split>` with `<metric>/<split>/se` and `<metric>/<split>/n` (over
-    prompts),
-    `reward.<key>` (what is known of the training reward), `stage.<role>` (identities of the stages
-    that it came from), tokens_trained, tokens_generated, device_seconds (seconds), finished (unix
-    time), commit, path.
+    prompts), `reward.<key>` (what is known of the training reward), `stage.<role>` (identities of
+    the stages that it came from), tokens_trained, tokens_generated (sampled by all of
+    these stages, those shared with other runs included), device_seconds (seconds),
+    finished (unix time), commit, changed_files (since that commit), machine.* and provenance.*
+    (device, processor, versions), path. docs/results.md tells each with its unit.
 
     A damaged record is left out with a warning that names it.
 
@@ -77,134 +64,107 @@ def load(root: str | Path = "results", ids: Iterable[str] | None = None) -> pd.D
 
 
 def read_runs(root: str | Path, ids: Iterable[str] | None = None) -> Runs:
-    """As `load`, with the damaged records listed in place of warnings."""
+    """As `load`, with the damaged records listed in place of warnings.
+
+    What a compacted copy holds as the store does (`ablate compact`) comes from there.
+    """
     layout = Layout(Path(root))
     if not layout.root.is_dir():
         raise StoreError(f"there is no results folder {layout.root.resolve()}")
+    held = opened(layout)
     if ids is None:
         names = sorted(path.name for path in layout.runs.iterdir()) if layout.runs.is_dir() else []
+        if held is not None and held.standalone:
+            names += [name for name in held.touched if name not in set(names)]
     else:
         names = list(dict.fromkeys(ids))
-    rows, damaged = [], []
+    rows: list[dict[str, Any]] = []
+    known, damaged = [], []
     for name in names:
+        if held is not None and held.holds(layout, name):
+            known.append(name)
+            continue
         try:
             record = records.latest(layout, name)
             if record is not None:
-                rows.append(_checked_row(record))
+                rows.append(checked_row(record))
         except StoreError as error:
             damaged.append(Damaged(name, str(error)))
+    frame = pd.DataFrame(rows)
+    if known:
+        assert held is not None
+        frame = pd.concat([held.frame.loc[known], frame], ignore_index=True)
     # asked for by id: in that order; else the oldest first
-    if ids is None:
-        rows.sort(key=lambda item: item["finished"])
-    return Runs(pd.DataFrame(rows), damaged)
+    if len(frame) and ids is None:
+        frame = frame.sort_values("finished", kind="stable", ignore_index=True)
+    elif known and rows:
+        place = {name: number for number, name in enumerate(names)}
+        frame = frame.sort_values("id", key=lambda ids: ids.map(place), ignore_index=True)
+    # in whole blocks: what follows adds columns
+    return Runs(frame.copy(), damaged)
 
 
-def _checked_row(record: Record) -> dict[str, Any]:
-    """The row of a record that equals its checksum, is of this schema and holds what it must."""
-    path = record.path / "record.json"
-    schema = record.data.get("schema") if isinstance(record.data, dict) else None
-    if schema != SCHEMA:
-        raise StoreError(
-            f"{path} is of schema {schema}, this version of ablate reads {SCHEMA}: "
-            "use the version that wrote it (its commit stands in the record)"
-        )
-    verify(record.path, "record.json")
-    try:
-        return row(record)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{path} lacks what a record holds: {error}") from error
-
-
-def verify(folder: Path, name: str) -> None:
-    """Compares one file of a published folder with its checksum.
-
-    Raises:
-        StoreError: the file, or the manifest, is damaged or missing.
-    """
-    entry = files.read_json(folder / files.MANIFEST).get(name)
-    if entry is None or not (folder / name).is_file():
-        raise StoreError(f"{folder / name} is missing")
-    if files.checksum(folder / name) != entry["sha256"]:
-        raise StoreError(f"{folder / name} does not match its checksum")
-
-
-def row(record: Record) -> dict[str, Any]:
-    """The row of one record in `load`."""
-    data = record.data
-    git = data["provenance"]["git"]
-    result: dict[str, Any] = {
-        "id": record.identity,
-        "name": data["name"],
-        "status": data["status"],
-        "revision": record.revision,
-    }
-    result |= settings(data["config"])
-    for metric, splits in data["metrics"].items():
-        for split, estimate in splits.items():
-            result[f"{metric}/{split}"] = estimate["mean"]
-            result[f"{metric}/{split}/se"] = estimate["se"]
-            result[f"{metric}/{split}/n"] = estimate["n"]
-    result |= {f"reward.{path}": value for path, value in records.flat(data["reward"])}
-    result |= {f"stage.{stage['role']}": stage["id"] for stage in data["stages"]}
-    for key in ("tokens_trained", "tokens_generated", "device_seconds", "finished"):
-        result[key] = data[key]
-    result["commit"] = git["commit"] if git else None
-    result["path"] = str(record.path)
-    return result
-
-
-def settings(config: dict[str, Any]) -> dict[str, Any]:
-    """The columns of a frozen configuration: its factors, and every setting as `config.<path>`."""
-    factors = {
-        factor: config[group][key] if group in config else BEFORE[factor]
-        for factor, (group, key) in FACTORS.items()
-    }
-    return factors | {f"config.{path}": value for path, value in records.flat(config)}
-
-
-def load_eval(root: str | Path = "results", ids: Iterable[str] | None = None) -> pd.DataFrame:
-    """One row per run, prompt and sample: `id` and the columns of eval.parquet.
+def load_eval(
+    root: str | Path = "results",
+    ids: Iterable[str] | None = None,
+    columns: list[str] | None = None,
+    split: str | None = None,
+) -> pd.DataFrame:
+    """One row per run, prompt and sample: the columns of eval.parquet and `id`.
 
     Those are split, prompt_id, sample, prompt, response, num_tokens, num_chars, truncated,
-    judge_score, baseline_score and baseline_response (the SFT policy's), logp_policy, logp_ref and
-    kl (nats, summed over the response), train_reward (on training's scale; absent for labels).
+    judge_score, baseline_score and baseline_response (the SFT policy's), logp_policy, logp_ref
+    (under the SFT policy), kl and kl_reference (nats, summed over the response), train_reward and
+    baseline_train_reward (on training's scale; absent for labels), and with annotators
+    utility_<group> and baseline_utility_<group>.
+
+    Args:
+        columns: only these; reading the texts of many runs takes room.
+        split: only this one.
 
     Raises:
         StoreError: a table that is damaged, by name.
     """
-    return _tables(root, ids, EVAL)
+    return read_tables(_asked(root, ids), EVAL, columns, split)
+
+
+def load_pairs(root: str | Path = "results", ids: Iterable[str] | None = None) -> pd.DataFrame:
+    """One row per run and labelled pair: the columns of pairs.parquet and `id`.
+
+    Those are split (train or test), prompt_id, prompt, and for chosen and rejected: response,
+    label, num_tokens, logp_policy and logp_ref (under the last reference; nats, summed).
+    """
+    return read_tables(_asked(root, ids), PAIRS)
 
 
 def load_train(root: str | Path = "results", ids: Iterable[str] | None = None) -> pd.DataFrame:
-    """One row per run and optimizer step: `id` and the columns of train.parquet.
+    """One row per run and optimizer step: the columns of train.parquet and `id`.
 
     Where a run has several rounds, `round` counts them from 1 and `step` begins anew in each.
     """
-    return _tables(root, ids, TRAIN)
-
-
-def read_answers(path: str | Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """The eval.parquet of one run's folder (a row's `path`), compared with its checksum."""
-    verify(Path(path), EVAL)
-    return read_table(Path(path) / EVAL, columns)
+    return read_tables(_asked(root, ids), TRAIN)
 
 
 def load_curve(root: str | Path = "results", ids: Iterable[str] | None = None) -> pd.DataFrame:
     """One row per run and point of its over-optimisation curve; runs without one are left out.
 
-    Columns: id, (round,) step, judge_reward, training_reward (on training's scale), kl (to SFT, in
+    Columns: (round,) step, judge_reward, training_reward (on training's scale), kl (to SFT, in
     nats per response), length (tokens), truncated (share), all means over the same valid prompts;
-    answers and tokens, counts of what was sampled for the point.
+    answers and tokens, counts of what was sampled for the point; and id.
     """
-    return _tables(root, ids, CURVE)
+    return read_tables(_asked(root, ids), CURVE)
 
 
-def _tables(root: str | Path, ids: Iterable[str] | None, name: str) -> pd.DataFrame:
-    runs = load(root, ids)
-    frames = []
-    for identity, path in zip(runs.get("id", []), runs.get("path", []), strict=True):
-        # not every run leaves every table; what its manifest names must be there
-        if name in files.read_json(Path(path) / files.MANIFEST):
-            verify(Path(path), name)
-            frames.append(read_table(Path(path) / name).assign(id=identity))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+def read_answers(path: str | Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """The eval.parquet of one run's folder (a row's `path`), compared with its checksum."""
+    folder = Path(path)
+    if not folder.is_dir():
+        frame = pd.DataFrame({"id": [folder.parent.name], "path": [str(folder)]})
+        return read_tables(frame, EVAL, columns).drop(columns="id")
+    verify(folder, EVAL)
+    return read_table(folder / EVAL, columns)
+
+
+def _asked(root: str | Path, ids: Iterable[str] | None) -> pd.DataFrame:
+    frame = load(root, ids)
+    return frame if len(frame) else pd.DataFrame({"id": [], "path": []})

@@ -1,6 +1,7 @@
 """Sweeps as the store knows them: which runs were asked for, and what became of each."""
 
 import re
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from ablate.errors import StoreError
-from ablate.results.load import Damaged, Runs, read_runs, settings
+from ablate.results.load import Damaged, Runs, read_runs
+from ablate.results.rows import settings
 from ablate.store import files
 from ablate.store.layout import Layout
 from ablate.store.sweeps import Contest, FrozenSweep, read_sweep, sweeps
@@ -36,6 +38,8 @@ class Study:
     damaged: list[Damaged]
     name: str | None
     settings: dict[str, Any]
+    #: the command lines that started the sweep, without `ablate`
+    commands: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -68,6 +72,37 @@ def sweep_folders(layout: Layout, name: str) -> list[Path]:
     raise StoreError(f"no sweep '{name}' in {layout.root.resolve()}{told}")
 
 
+def copy_sweeps(layout: Layout, target: Layout, names: list[str] | None) -> None:
+    """Hands on what was asked for: frozen sweeps, with the settings of runs that did not finish.
+
+    Args:
+        names: as for `sweep_folders`; None copies all.
+    """
+    if names is None:
+        folders = sorted(layout.sweeps.iterdir()) if layout.sweeps.is_dir() else []
+    else:
+        folders = [folder for name in names for folder in sweep_folders(layout, name)]
+    reasons = _failures(layout)
+    for folder in folders:
+        if not (folder / "sweep.json").exists():
+            continue
+        content = files.read_json(folder / "sweep.json")
+        files.write_json(target.sweeps / folder.name / "sweep.json", content)
+        there = read_runs(layout.root, [str(identity) for identity in content["runs"]]).frame
+        finished = set(there["id"]) if len(there) else set()
+        for identity in content["runs"]:
+            if identity in finished:
+                continue
+            config = files.read_json(folder / "runs" / f"{identity}.json")
+            files.write_json(
+                target.sweeps / folder.name / "runs" / f"{identity}.json",
+                {**config, "results_dir": "results"},
+            )
+            if identity in reasons:
+                attempt = target.attempts / str(identity) / "1"
+                files.write_json(attempt / "failure.json", {"reason": reasons[identity]})
+
+
 def names(content: dict[str, Any]) -> list[str]:
     """The names of sweep files in a frozen sweep's command line."""
     words = [str(word) for word in content["overrides"]]
@@ -76,6 +111,13 @@ def names(content: dict[str, Any]) -> list[str]:
         for key, _, value in (word.partition("=") for word in words)
         if key.lstrip("+") == "sweep"
     ]
+
+
+def typed(content: dict[str, Any]) -> str:
+    """The words of a frozen sweep's command line, without what its file added and local paths."""
+    words = [str(word) for word in content["overrides"]]
+    kept = [w for w in words if not w.startswith(("analysis.", "results_dir=", "hydra."))]
+    return " ".join(shlex.quote(word) for word in [*kept, "-m"])
 
 
 def analysis_of(content: dict[str, Any]) -> dict[str, Any]:
@@ -115,25 +157,34 @@ def load_study(root: str | Path, sweep: str | None = None) -> Study:
     runs = read_runs(root, asked)
     lacking = [*_lacking(layout, asked, runs), *(row for one in found for row in _awaited(one))]
     return Study(
-        _in_study(runs.frame.to_dict("records"), found),
-        _in_study(lacking, found),
+        _in_study(runs.frame, found),
+        _in_study(pd.DataFrame(lacking), found),
         runs.damaged,
         sweep,
         analysis,
+        tuple(dict.fromkeys(typed({"overrides": one.overrides}) for one in found)),
         [note for one in found for note in _choices(one)],
     )
 
 
-def _in_study(rows: list[dict[str, Any]], found: list[FrozenSweep]) -> pd.DataFrame:
+def _in_study(frame: pd.DataFrame, found: list[FrozenSweep]) -> pd.DataFrame:
     """Adds what the sweeps know of the runs: their phase, and a row for each of their labels."""
     trials = {identity for one in found for identity in one.trials}
     labels = {identity: of for one in found for identity, of in one.labels.items()}
-    result = []
-    for row in rows:
-        phase = {PHASE: TUNE if row["id"] in trials else REPORT} if trials else {}
-        for label in row.pop("_labels", labels.get(row["id"])) or [{}]:
-            result.append({**row, **phase, **{f"config.{k}": v for k, v in label.items()}})
-    return pd.DataFrame(result)
+    for one in found:
+        labels |= {contest.promise(seed): contest.labels for contest, seed in one.open()}
+    if frame.empty or not (trials or labels):
+        return frame
+    if trials:
+        frame = frame.assign(**{PHASE: [TUNE if i in trials else REPORT for i in frame["id"]]})
+    if not labels:
+        return frame
+    each = [labels.get(identity) or [{}] for identity in frame["id"]]
+    places = [place for place, of in enumerate(each) for _ in of]
+    flat = [label for of in each for label in of]
+    names = sorted({name for label in flat for name in label})
+    added = {f"config.{name}": [label.get(name) for label in flat] for name in names}
+    return frame.iloc[places].reset_index(drop=True).assign(**added)
 
 
 def _awaited(found: FrozenSweep) -> list[dict[str, Any]]:
@@ -144,7 +195,7 @@ def _awaited(found: FrozenSweep) -> list[dict[str, Any]]:
         config["seed"]["value"] = seed
         reason = "no trial of its arm has been chosen"
         known = {"id": contest.promise(seed), "state": "missing", "reason": reason}
-        rows.append({**settings(config), **known, "_labels": contest.labels})
+        rows.append({**settings(config), **known})
     return rows
 
 

@@ -21,6 +21,7 @@ class Layout:
     runs/<identity>/<revision>/ published records: record.json, train.parquet, eval.parquet
     attempts/<identity>/<n>/    attempts at runs: log and cause of those that failed
     sweeps/<name>/              frozen runs of a sweep
+    compact/<n>/                all records and tables once more, in few large files
     cache/verdicts/<judge>/     what a judge said of an answer, asked once for all runs
 
     read_only: whoever has this layout only looks; not even what was computed on the way is kept.
@@ -52,6 +53,10 @@ class Layout:
     @property
     def sweeps(self) -> Path:
         return self.root / "sweeps"
+
+    @property
+    def compact(self) -> Path:
+        return self.root / "compact"
 
     @property
     def scratch(self) -> Path:

@@ -13,7 +13,7 @@ from ablate.store.layout import Layout
 from ablate.store.secrets import scrub
 
 #: raised when the meaning of a field of record.json changes
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,51 @@
+"""`ablate compact`: the store's records and tables once more, in few large files that read fast."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ablate.cli.store_flags import Flags, take_results_dir, tell_damaged
+from ablate.errors import ConfigError
+from ablate.results import TABLES, Damaged, load_study
+from ablate.results.compact import compact
+from ablate.results.sweeps import copy_sweeps
+from ablate.store.layout import Layout
+
+EPILOG = """Tables and reports then read those files; runs that finish later are read beside them,
+and compacting again takes them in. Nothing is removed from the store.
+
+  ablate compact
+  ablate compact --sweep quick --to shared/quick     # a copy to hand on, which needs nothing else
+  ablate report --sweep quick results_dir=shared/quick
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Compacts; 3 where damaged records had to be left out."""
+    layout, words = take_results_dir(argv)
+    flags = Flags("compact", "Records and tables in few large files, for stores of many runs.")
+    flags.epilog = EPILOG
+    flags.add_argument(
+        "--to", type=Path, metavar="DIR", help="write a copy that stands alone there"
+    )
+    flags.add_argument("--sweep", action="append", default=[], metavar="NAME", help="with --to")
+    flags.add_argument(
+        "--without", nargs="+", default=[], metavar="TABLE", choices=[t[:-8] for t in TABLES],
+        help="tables to leave out of the copy: eval, pairs, train, curve",
+    )  # fmt: skip
+    args = flags.parse_args(words)
+    if args.to is None and (args.sweep or args.without):
+        raise ConfigError("--sweep and --without need --to: a store is compacted whole")
+    tables = [name for name in TABLES if name[:-8] not in args.without]
+    target, ids = None, None
+    if args.to is not None:
+        target = Layout(args.to.expanduser())
+        if target.root.resolve() == layout.root.resolve():
+            raise ConfigError(f"--to {args.to} is the store itself; leave --to out to compact it")
+        if args.sweep:
+            frames = [load_study(layout.root, name).frame for name in args.sweep]
+            ids = [str(i) for frame in frames if len(frame) for i in frame["id"]]
+    done = compact(layout, tables, target=target, ids=ids)
+    if target is not None:
+        copy_sweeps(layout, target, args.sweep or None)
+    print(f"{done.runs:,} runs in {done.bytes / 2**20:.1f} MB: {done.folder}")
+    return tell_damaged([Damaged(identity, reason) for identity, reason in done.damaged])

@@ -1,0 +1,66 @@
+"""`ablate report`: one HTML file of a study, to read, to send and to print."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ablate.cli.store_flags import take_results_dir, tell_damaged
+from ablate.cli.table_command import check_study, make_table, parser
+from ablate.errors import ConfigError
+from ablate.results import Study, load_study
+
+EPILOG = """examples:
+  ablate report --sweep quick
+  ablate report --sweep quick --output study.html --figures figures
+  ablate report --rows objective --cols num_responses --baseline dpo
+What --sweep leaves open its file may have fixed (rows, cols, baseline, margin). The file is whole:
+it needs no network. results_dir=DIR reads another store than the default one.
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Writes the report; 3 where damaged records had to be left out."""
+    layout, words = take_results_dir(argv)
+    flags = parser("report", "One self-contained HTML file: tables, figures, answers, provenance.")
+    flags.epilog = EPILOG
+    flags.add_argument("--output", type=Path, metavar="FILE", help="default: NAME.html")
+    flags.add_argument(
+        "--figures", type=Path, metavar="DIR", help="also each figure as SVG, PDF, PNG and CSV"
+    )
+    args = flags.parse_args(words)
+    study = load_study(layout.root, args.sweep)
+    code = tell_damaged(study.damaged)
+    check_study(study)
+    from ablate.analysis.report import report
+
+    name = args.sweep or layout.root.resolve().name
+    made = report(
+        study.reported,
+        study.lacking,
+        make_table(study, args),
+        name=name,
+        commands=_commands(study, argv),
+        damaged=[str(item) for item in study.damaged],
+    )
+    target = args.output or Path(f"{name}.html")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(made.html, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--output {target} cannot be written: {error.strerror}") from error
+    print(f"wrote {target} ({target.stat().st_size / 2**20:.1f} MB)")
+    if args.figures is not None:
+        try:
+            written = [path for stem, figure in made.figures.items()
+                       for path in figure.save(args.figures / stem)]  # fmt: skip
+        except OSError as error:
+            raise ConfigError(f"--figures {args.figures} cannot be written: {error}") from error
+        print(f"wrote {len(written)} files in {args.figures}", file=sys.stderr)
+    return code
+
+
+def _commands(study: Study, argv: Sequence[str]) -> list[str]:
+    """What was typed to run the study, as it was frozen, and to make this report."""
+    words = " ".join(word for word in argv if not word.startswith("--output"))
+    ran = [f"ablate {line}" for line in study.commands]
+    return [*ran, f"ablate report {words}".strip()]

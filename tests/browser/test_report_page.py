@@ -1,0 +1,112 @@
+"""The report in a real browser: quiet, whole, readable on a telephone, printable."""
+
+import re
+from pathlib import Path
+
+import pytest
+from chrome import Chrome
+
+SECTIONS = ["table", "differences", "frontier", "overoptimisation", "training", "choices",
+            "answers", "metrics", "missing", "provenance"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("width", "mobile"), [(1280, False), (768, False), (375, True)])
+def test_it_is_quiet_asks_for_nothing_and_fits_the_window(
+    page: Path, chrome: Chrome, width: int, mobile: bool
+) -> None:
+    chrome.open(page, width, 800, mobile)
+    assert chrome.complaints() == []
+    assert chrome.requests() == [page.resolve().as_uri()]
+    assert chrome.evaluate("document.documentElement.scrollWidth") == width
+    # what is wider than its place scrolls inside it
+    stray = chrome.evaluate(
+        "[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll') && "
+        "e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
+    )
+    assert stray == []
+
+
+def test_every_section_is_there_and_linked(page: Path, chrome: Chrome) -> None:
+    chrome.open(page, 1280, 800)
+    assert chrome.evaluate("[...document.querySelectorAll('section')].map(s => s.id)") == SECTIONS
+    links = chrome.evaluate(
+        "[...document.querySelectorAll('nav a')].map(a => a.getAttribute('href').slice(1))"
+    )
+    assert links == SECTIONS
+
+
+def test_figures_are_visible_and_told_in_words(page: Path, chrome: Chrome) -> None:
+    chrome.open(page, 375, 800, True)
+    shown = chrome.evaluate(
+        "[...document.images].map(i => [i.naturalWidth, i.getBoundingClientRect().width, "
+        "i.alt.length])"
+    )
+    assert len(shown) == 5
+    for natural, width, words in shown:
+        assert natural > 100
+        assert 300 < width <= 375
+        assert words > 60
+    # not blank: the picture of a figure holds many colours
+    colours = chrome.evaluate(
+        "(() => { const i = document.images[1], c = document.createElement('canvas');"
+        "c.width = 300; c.height = 200; const x = c.getContext('2d');"
+        "x.drawImage(i, 0, 0, 300, 200);"
+        "const d = x.getImageData(0, 0, 300, 200).data, s = new Set();"
+        "for (let k = 0; k < d.length; k += 4) s.add(d[k] << 16 | d[k+1] << 8 | d[k+2]);"
+        "return s.size })()"
+    )
+    assert colours > 20
+
+
+def test_text_is_large_enough_to_read_on_a_telephone(page: Path, chrome: Chrome) -> None:
+    chrome.open(page, 375, 800, True)
+    small = chrome.evaluate(
+        "[...document.querySelectorAll('p, td, th, li, .text')].filter(e => e.innerText && "
+        "parseFloat(getComputedStyle(e).fontSize) < 12).length"
+    )
+    assert small == 0
+
+
+def test_texts_of_models_are_text_and_no_markup(page: Path, chrome: Chrome) -> None:
+    chrome.open(page, 1280, 800)
+    assert chrome.evaluate("document.querySelectorAll('.card b').length") == 0
+    assert "<b>bold</b>" in chrome.evaluate("document.querySelector('#answers').textContent")
+
+
+def test_missing_failed_and_diverged_runs_are_told(page: Path, chrome: Chrome) -> None:
+    chrome.open(page, 1280, 800)
+    told = chrome.evaluate("document.querySelector('#missing').innerText")
+    for part in ("failed", "out of memory", "missing", "Diverged", "kto, K=2 seed 1"):
+        assert part in told
+    assert "2 runs that were asked for are not in" in chrome.evaluate(
+        "document.querySelector('.warning').innerText"
+    )
+
+
+def test_the_numbers_behind_a_figure_can_be_opened_and_taken_away(
+    page: Path, chrome: Chrome
+) -> None:
+    chrome.open(page, 375, 800, True)
+    rows = chrome.evaluate(
+        "(() => { const d = document.querySelector('#frontier details'); d.open = true;"
+        "return d.querySelectorAll('tbody tr').length })()"
+    )
+    assert rows == 9
+    assert chrome.evaluate("document.documentElement.scrollWidth") == 375
+    text = chrome.evaluate(
+        "(() => { const a = document.querySelector('#frontier a[download]');"
+        "return atob(a.href.split(',')[1]) })()"
+    )
+    assert text.splitlines()[0].startswith("name,seeds,kl")
+    assert len(text.splitlines()) == 10
+
+
+def test_it_prints_with_everything_unfolded(page: Path, chrome: Chrome) -> None:
+    chrome.open(page, 1280, 800)
+    printed = chrome.pdf()
+    assert printed.startswith(b"%PDF")
+    pages = len(re.findall(rb"/Type\s*/Page\b", printed))
+    assert 4 <= pages <= 60
+    chrome.evaluate("document.querySelectorAll('details').forEach(d => d.remove()), 1")
+    folded = len(re.findall(rb"/Type\s*/Page\b", chrome.pdf()))
+    assert pages > folded, "what is folded on the screen is printed"

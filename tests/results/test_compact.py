@@ -1,0 +1,190 @@
+"""Compacted copies say what the store says: rows, tables, newer runs, damage, copies to hand on."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ablate.analysis import Question, build
+from ablate.cli.main import run
+from ablate.errors import StoreError
+from ablate.results import TABLES, load, load_eval, load_pairs, load_study, load_train, read_answers
+from ablate.results.compact import compact, opened
+from ablate.results.frames import read_frame, write_frame
+from ablate.results.tables import run_tables
+from ablate.store import files, records
+from ablate.store.layout import Layout
+from madestore import answers, config_of, freeze, put
+
+PAIRS = pd.DataFrame(
+    {"split": ["train", "test"], "prompt_id": ["a", "b"], "logp_policy_chosen": [-1.0, -3.0],
+     "logp_policy_rejected": [-2.0, -2.0], "logp_ref_chosen": [-1.0, -1.0],
+     "logp_ref_rejected": [-1.0, -1.0], "num_tokens_chosen": [3, 3],
+     "num_tokens_rejected": [3, 3]}
+)  # fmt: skip
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three runs: a usual one, one without scores and with pairs, one that diverged."""
+    root = tmp_path / "store"
+    put(root, answers(5.0, 0), objective="dpo", seed=0, objective__betas=[0.1, 0.2])
+    bare = answers(5.5, 1).drop(columns="train_reward")
+    put(root, bare, objective="ipo", seed=0, pairs=PAIRS, curve=pd.DataFrame({"step": [0, 5]}))
+    put(root, answers(4.0, 2), objective="kto", seed=0, status="diverged")
+    return root
+
+
+def same(one: pd.DataFrame, two: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(one, two[one.columns.tolist()], check_dtype=False)
+    assert set(one.columns) == set(two.columns)
+
+
+def test_a_compacted_store_loads_as_before(root: Path) -> None:
+    before = [load(root), load_eval(root), load_train(root), load_pairs(root)]
+    one = load_eval(root, [load(root)["id"][1]], ["prompt_id", "judge_score"], "ood")
+    done = compact(Layout(root), TABLES)
+    assert (done.runs, done.damaged) == (3, [])
+    held = opened(Layout(root))
+    assert held is not None
+    assert held.tables == {"eval.parquet", "train.parquet", "curve.parquet", "pairs.parquet"}
+    after = [load(root), load_eval(root), load_train(root), load_pairs(root)]
+    for was, now in zip(before, after, strict=True):
+        same(was, now)
+    (part,) = run_tables(load(root), "eval.parquet")
+    assert not part.own, "the answers come from the compacted copy"
+    same(one, load_eval(root, [load(root)["id"][1]], ["prompt_id", "judge_score"], "ood"))
+    assert load(root)["config.objective.betas"].tolist()[0] == [0.1, 0.2]
+
+
+def test_what_changed_after_compacting_is_read_from_the_store(root: Path) -> None:
+    compact(Layout(root), TABLES)
+    first = load(root).iloc[0]
+    put(root, answers(6.0, 5), objective="simpo", seed=1)
+    again = answers(7.0, 9)
+    put(root, again, objective="dpo", seed=0, objective__betas=[0.1, 0.2])
+    shutil.rmtree(root / "runs" / load(root)["id"][2])
+    frame = load(root).set_index("id")
+    assert len(frame) == 3
+    assert frame.at[first["id"], "revision"] == 2
+    table = load_eval(root)
+    assert table.groupby("id")["judge_score"].mean().to_dict() == pytest.approx(
+        {i: pd.read_parquet(Path(row["path"]) / "eval.parquet")["judge_score"].mean()
+         for i, row in frame.iterrows()}
+    )  # fmt: skip
+    assert list(dict.fromkeys(table["id"])) == frame.index.tolist(), "in the order of the runs"
+
+
+def test_a_copy_stands_alone(root: Path, tmp_path: Path) -> None:
+    frame = load(root)
+    configs = [config_of(objective=name) for name in ("dpo", "ipo", "simpo")]
+    freeze(root, configs, [*frame["id"][:2], "f" * 32], "mine")
+    records.write_failure(records.new_attempt(Layout(root), "f" * 32), "x", "out of memory", None)
+    target = tmp_path / "handed" / "on"
+    words = ["compact", "--to", str(target), "--sweep", "mine", f"results_dir={root}"]
+    assert run(words) == 0
+    shutil.rmtree(root)
+    study = load_study(target, "mine")
+    assert study.frame["objective"].tolist() == ["dpo", "ipo"]
+    assert study.lacking[["objective", "state", "reason"]].to_numpy().tolist() == [
+        ["simpo", "failed", "out of memory"]
+    ]
+    assert len(read_answers(study.frame["path"][0])) == 36
+    made = build(study.frame, study.lacking, Question(metrics=("repetition", "ranking_accuracy")))
+    assert np.isnan(made.entries[("dpo",), (), "ranking_accuracy/test"].mean)
+    assert made.entries[("ipo",), (), "ranking_accuracy/test"].mean == 0.0
+    held = opened(Layout(target))
+    assert held is not None
+    record = held.record(study.frame["id"][0])
+    assert record.data["provenance"]["host"] is None
+    assert "somewhere" not in json.dumps(record.data)
+    # runs that are made there later stand beside it, and compacting takes them in
+    put(target, answers(6.0, 5), objective="simpo", seed=1)
+    assert len(load(target)) == 3
+    assert run(["compact", f"results_dir={target}"]) == 0
+    assert sorted(load(target)["objective"]) == ["dpo", "ipo", "simpo"]
+    assert load_eval(target).groupby("id").size().tolist() == [36, 36, 36]
+
+
+def test_damage_is_named_and_left_out(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = load(root)
+    path = Path(frame["path"][1]) / "eval.parquet"
+    path.write_bytes(path.read_bytes()[:-9] + b"123456789")
+    assert run(["compact", f"results_dir={root}"]) == 3
+    captured = capsys.readouterr()
+    assert frame["id"][1][:12] in captured.err
+    assert "2 runs" in captured.out
+    held = opened(Layout(root))
+    assert held is not None
+    (held.folder / "runs.parquet").write_bytes(b"PAR1")
+    opened.__globals__["_open"].cache_clear()
+    with pytest.raises(StoreError, match="checksum"):
+        load(root)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--sweep", "mine"], "need --to"),
+        (["--to", "{root}"], "the store itself"),
+        (["--without", "x"], "invalid choice"),
+        (["--to", "x", "--sweep", "nope"], "no sweep 'nope'"),
+    ],
+)
+def test_mistakes(
+    root: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    assert run(["compact", *(w.format(root=root) for w in words), f"results_dir={root}"]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_nothing_to_compact_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no finished run"):
+        compact(Layout(tmp_path), TABLES)
+
+
+def test_frames_of_mixed_columns_come_back(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"mixed": [1, "a", None, [1, 2], True, np.nan], "number": [1.5, np.nan, 2, 3, 4, 5],
+         "flag": [True] * 6, "whole": range(6), "text": list("aabbcc")}
+    )  # fmt: skip
+    write_frame(frame, tmp_path / "x.parquet")
+    found = read_frame(tmp_path / "x.parquet")
+    assert found["mixed"].tolist()[:5] == [1, "a", None, [1, 2], True]
+    assert np.isnan(found["mixed"].tolist()[5])
+    same(frame.drop(columns="mixed"), found.drop(columns="mixed"))
+
+
+def older(path: Path, **changes: object) -> None:
+    """Rewrites a record as an earlier schema would have it, checksums included."""
+    data = json.loads((path / "record.json").read_text())
+    data["metrics"].pop("kl_reference", None)
+    files.write_json(path / "record.json", {**data, **changes})
+    files.write_manifest(path)
+
+
+def test_records_of_an_older_schema_are_migrated_when_read(root: Path) -> None:
+    path = Path(load(root)["path"][0])
+    stages = [
+        {"role": "pool/train", "name": "pool", "id": "1", "result": {"tokens": 50, "sampler": {}}},
+        {"role": "pool/given", "name": "pool", "id": "2", "result": {"tokens": 9, "sampler": None}},
+        {"role": "evaluation", "name": "evaluation", "id": "3", "result": {"tokens": 7}},
+    ]
+    older(path, schema=1, tokens_generated=7, stages=stages)
+    before = (path / "record.json").read_bytes()
+    row = load(root).iloc[0]
+    assert row["tokens_generated"] == 57
+    assert row["kl_reference/test"] == row["kl/test"]
+    assert (path / "record.json").read_bytes() == before, "reading changes nothing"
+
+
+def test_a_schema_of_the_future_is_refused_with_the_command_that_reads_it(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older(Path(load(root)["path"][0]), schema=99)
+    assert run(["table", f"results_dir={root}"]) == 3
+    told = capsys.readouterr().err
+    assert f"git checkout {'c' * 40} && python -m ablate table" in " ".join(told.split())
