@@ -77,11 +77,11 @@ class _Job:
         self.folder, self.layout, self.max_requeues = folder, layout, max_requeues
         self.child: BaseProcess | None = None
         self.asked: signal.Signals | None = None
-        self.context = fork_context()
         self.tasks = own_tasks(folder, _own_id())
         (folder / "logs").mkdir(mode=0o700, parents=True, exist_ok=True)
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, self._hear)
+        self.context = fork_context()
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.asked = signal.Signals(number)
@@ -152,11 +152,12 @@ class _Job:
             where = (str(outcome), str(self.folder / "logs" / log), environment)
             self.child = self.context.Process(target=work, args=(frozen, stage, *where))
             self.child.start()
-            if self.asked is not None:
-                self._hear(self.asked, None)
             while self.child.is_alive():
-                # short waits, because a signal is heard between them
+                # short waits, because a signal is heard between them; and told again, because a
+                # child that only just began was deaf
                 self.child.join(timeout=0.5)
+                if self.asked is not None:
+                    self._hear(self.asked, None)
             code = self.child.exitcode
             self.child = None
             return code, read_json(outcome) if outcome.exists() else {}

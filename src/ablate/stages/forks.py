@@ -16,16 +16,19 @@ PRELOAD = ["ablate.stages.preload"]
 def fork_context() -> ForkServerContext:
     """The context whose processes are forked from the server, which is started if it is not there.
 
-    The server starts deaf to Ctrl-C: it must not die in the middle of its imports.
+    The server starts deaf to Ctrl-C, and to the scheduler's signals, which SLURM sends to every
+    process of a job: it must not die, or nobody would learn how its children end.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     if threading.current_thread() is threading.main_thread():
-        heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        deaf = (signal.SIGINT, signal.SIGUSR2, signal.SIGTERM)
+        heard = {number: signal.signal(number, signal.SIG_IGN) for number in deaf}
         try:
             forkserver.ensure_running()
         finally:
-            signal.signal(signal.SIGINT, heard)
+            for number, handler in heard.items():
+                signal.signal(number, handler)
     return context
 
 
