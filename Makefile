@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test runs-test browser-test check setup slurm-test wheel-test clean
+.PHONY: run test runs-test browser-test check setup slurm-test chaos-test chaos wheel-test clean
 
 run: setup
 	$(BIN)/python -m ablate
@@ -26,7 +26,8 @@ check: setup
 	$(BIN)/mypy
 
 test: check
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore=tests/stages --ignore=tests/browser
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile \
+		--ignore=tests/stages --ignore=tests/chaos --ignore=tests/browser
 
 # whole runs of every factor: a few minutes more
 runs-test: setup
@@ -40,6 +41,14 @@ browser-test: setup
 # sweeps on a real SLURM of one node, which is started here (root; Debian's slurm-wlm and munge)
 slurm-test: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/slurm/run.sh
+
+# sweeps whose processes are killed at every named point and at random (about six minutes)
+chaos-test: setup
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/chaos
+
+# the same with 200 random kills; writes benchmarks/results/chaos.json
+chaos: setup
+	PYTHONPATH=tests HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/chaos/storm.py --kills 200
 
 # builds a wheel, installs it into an empty environment and uses it in an empty directory
 wheel-test: setup

@@ -1,5 +1,6 @@
 """Shared by all tests: no network, few threads, and words that make a run small."""
 
+import functools
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,16 +15,16 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture
-def ablate(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `python -m ablate …` in an empty directory, as a user would."""
-    folder = tmp_path / "cwd"
-    folder.mkdir()
+@pytest.fixture(scope="session")
+def run_ablate() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `python -m ablate …` in a given directory, as a user would."""
 
-    def run(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        cwd: Path, *words: str, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "ablate", *words],
-            cwd=folder,
+            cwd=cwd,
             env={**os.environ, "COLUMNS": "120", **(env or {})},
             capture_output=True,
             text=True,
@@ -32,3 +33,13 @@ def ablate(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def ablate(
+    tmp_path: Path, run_ablate: Callable[..., subprocess.CompletedProcess[str]]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `python -m ablate …` in an empty directory."""
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    return functools.partial(run_ablate, folder)

@@ -114,7 +114,7 @@ def put(
         for name, more in (("curve", curve), ("pairs", pairs)):
             if more is not None:
                 write_table(more, private / f"{name}.parquet")
-        return records.publish(layout, identity, private, data)
+        return records.publish(layout, identity, private, data, again=True)
 
 
 def freeze(root: Path, configs: Sequence[dict[str, Any]], ids: Sequence[str], name: str) -> None:
@@ -124,7 +124,14 @@ def freeze(root: Path, configs: Sequence[dict[str, Any]], ids: Sequence[str], na
         files.write_json(folder / "runs" / f"{identity}.json", config)
     files.write_json(
         folder / "sweep.json",
-        {"overrides": [f"+sweep={name}"], "runs": list(ids)},
+        {
+            "overrides": [f"+sweep={name}"],
+            "runs": list(ids),
+            "time": time.time(),
+            "names": dict.fromkeys(ids, name),
+            "launcher": "local",
+            "options": {},
+        },
     )
 
 

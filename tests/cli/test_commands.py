@@ -86,6 +86,12 @@ def test_a_named_sweep(ablate: Command, tmp_path: Path) -> None:
         (["results_dir=/proc/store"], "results_dir"),
         (["runtime.min_free_mb=999999999"], "min_free_mb"),
         (["-m", "objective=dpo,nope"], "nope"),
+        # every reward of the sweep has the setting; that the default has none does not matter
+        (
+            ["-m", "reward=explicit,implicit", "reward.training.num_labels=9", "objective=modpo"],
+            "objective=modpo needs further rewards",
+        ),
+        (["-m", "reward=explicit,gold", "reward.training.num_labels=9"], "no setting"),
         (["-m", "objective=dpo", "num_responses=4,64"], "pool"),
         (["+sweep=nope", "-m"], "nope"),
         (["hydra/launcher=nope", "-m"], "nope"),

@@ -44,6 +44,22 @@ def shown(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
     return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
 
 
+def test_rows_that_cannot_be_used_are_listed_beside_the_others(
+    ragged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ragged.read_text().splitlines()
+    lines[3] = json.dumps({"prompt": "p", "responses": ["a"], "scores": [1]})
+    lines[10] = "{no json"
+    ragged.write_text("\n".join([*lines, *["[]"] * 10]))
+    assert main(["local", f"dataset.path={ragged}"]) == 1
+    out = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert any(line.startswith("12 rows cannot be used") for line in out)
+    assert "ragged.jsonl, row 4: 1 response(s); at least 2 are needed to prefer one" in out
+    assert any(line.startswith("ragged.jsonl, row 11: Expecting property name") for line in out)
+    assert "… and 2 more" in out
+    assert "valid 7 16 2 to 3" in out
+
+
 def test_counts_lengths_and_histograms_are_those_of_the_file(
     ragged: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

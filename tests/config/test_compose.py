@@ -26,7 +26,7 @@ LEVELS = [f"{factor}={level}" for factor in FACTORS for level in level_names(fac
 
 def expanded(*words: str) -> list[RunConfig]:
     with hydra_session() as hydra:
-        return expand(hydra.config_loader, list(words))
+        return expand(hydra.config_loader, list(words)).runs
 
 
 @pytest.mark.parametrize("word", LEVELS)

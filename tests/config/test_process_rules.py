@@ -52,3 +52,10 @@ def test_processes_are_no_part_of_a_run(tmp_path) -> None:
         for number in (1, 2)
     )
     assert one == two
+
+
+def test_rewards_of_stored_responses_are_made_by_one_process_and_may_be_shaped() -> None:
+    words = ["dataset=sums", "reward=verifier", "shaping=grpo_lambda", "runtime.processes=2"]
+    check(compose(words))
+    with pytest.raises(ConfigError, match=r"shaping=grpo_lambda .* use runtime\.processes=1"):
+        check(compose([*words, "collection=online"]))

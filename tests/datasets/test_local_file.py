@@ -249,3 +249,27 @@ def test_a_training_prompt_that_stands_in_another_file_leaves_training(write: Wr
 def test_shares_must_leave_something_to_train_on(write: Write) -> None:
     with pytest.raises(ConfigError, match=r"add up to 1\.1 .*reward_share=0\.5.*under 1"):
         load(write(pairs(20)), reward_share=0.5, valid_share=0.3, test_share=0.3)
+
+
+def test_a_file_of_two_forms_is_told_so_with_the_rows_of_each(write: Write) -> None:
+    with pytest.raises(DataError) as error:
+        load(write([*GROUPS, *pairs(7)]))
+    said = str(error.value)
+    assert "mixes two forms" in said
+    assert "rows 1, 2, 3, chosen and rejected in rows 4, 5, 6, 7, 8 and 2 more" in said
+
+
+def test_a_row_with_the_columns_of_both_forms_is_a_group(write: Write) -> None:
+    both = [{**row, "chosen": "x", "rejected": "y"} for row in GROUPS]
+    assert load(write(both)).response_counts("valid").popitem()[1] == 2
+
+
+def test_responses_that_are_not_used_are_counted_and_change_no_identity_but_by_the_limit(
+    write: Write,
+) -> None:
+    pool = read_level("dataset", "local")["pool"]
+    path = write(GROUPS)
+    whole, cut = load(path), load(path, pool=pool | {"num_responses": 2})
+    assert whole.cleaning() == {}
+    assert cut.cleaning() == {"responses beyond dataset.pool.num_responses": 1}
+    assert cut.identity() == whole.identity() | {"most_responses": 2}

@@ -7,28 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
+from sweeps import go, sweep_of
 
-from ablate.config.compose import compose
 from ablate.errors import ConfigError
 from ablate.launch import local
 from ablate.launch.jobs import jobs_of
-from ablate.launch.local import RunOutcome, State, run_locally
-from ablate.launch.sweep import Sweep, freeze, prepare, thaw
+from ablate.launch.local import State
+from ablate.launch.sweep import thaw
 from ablate.stages.forks import death
 from ablate.store import records
-from smallrun import SMALL
-
-
-def sweep_of(store: Path, *arms: list[str]) -> Sweep:
-    runs = [compose([*SMALL, f"results_dir={store}", *arm]) for arm in arms]
-    sweep = prepare(runs)
-    freeze(sweep, ["test"], "local", {"workers": 2})
-    return sweep
-
-
-def go(sweep: Sweep, show: local.Show | None = None) -> dict[str, RunOutcome]:
-    outcomes = run_locally(sweep, 2, show or (lambda state: None))
-    return {sweep.plans[o.identity].run.objective.name: o for o in outcomes}
 
 
 def test_shared_stages_are_jobs_of_their_own_and_come_first(tmp_path: Path) -> None:

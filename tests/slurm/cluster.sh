@@ -5,6 +5,10 @@
 set -euo pipefail
 
 install() {
+    if [ "$(id -u)" != 0 ]; then
+        echo "a SLURM of our own needs root: run this as root on Debian, or leave the SLURM tests out" >&2
+        exit 1
+    fi
     if ! command -v slurmctld >/dev/null || ! command -v munged >/dev/null; then
         apt-get update -qq
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurm-wlm munge >/dev/null
@@ -45,6 +49,8 @@ SlurmdPort=$((${SLURM_TEST_PORT:-16817} + 1))
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
+# also how long a requeued job waits before it may start again
+AuthInfo=cred_expire=10
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none

@@ -1,6 +1,7 @@
 """The real SLURM of `make slurm-test`; without it these tests are skipped and say why."""
 
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -42,6 +43,11 @@ class Desk:
     def submit(self, *words: str, check: bool = True) -> str:
         return self.ablate("-m", "hydra/launcher=slurm", *SMALL, *words, check=check)
 
+    def stock(self, stock: Path, *without: str) -> None:
+        """Begins with the stages of runs that were made before, but for some kinds."""
+        left_out = shutil.ignore_patterns("policy", "evaluation", *without)
+        shutil.copytree(stock / "stages", self.results / "stages", ignore=left_out)
+
     def sweep(self) -> Path:
         """The newest sweep's folder."""
         found = (self.results / "sweeps").glob("*/sweep.json")
@@ -66,6 +72,16 @@ class Desk:
 
     def until_idle(self, seconds: float = 600) -> None:
         self.until(lambda: not scheduler.queue(), seconds, "an empty queue")
+
+
+@pytest.fixture(scope="session")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a run with the judge's rewards, and of one with a learnt reward."""
+    folder = tmp_path_factory.mktemp("stock")
+    for words in ([], ["reward=explicit"]):
+        command = ["ablate", *SMALL, *words, f"results_dir={folder}"]
+        subprocess.run(command, check=True, capture_output=True, cwd=folder, timeout=300)
+    return folder
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 folder=$(mktemp -d "${TMPDIR:-/tmp}/ablate-slurm.XXXXXX")
 trap 'tests/slurm/cluster.sh stop "$folder"; rm -rf "$folder"' EXIT
+# small, so that sweeps of twelve runs have to be cut
+export SLURM_TEST_MAX_ARRAY=7
 tests/slurm/cluster.sh start "$folder"
 # shellcheck disable=SC1091
 source "$folder/env"

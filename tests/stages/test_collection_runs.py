@@ -16,21 +16,10 @@ from ablate.models.logps import response_logps
 from ablate.models.tokenizer import load_tokenizer
 from ablate.results import load_curve, load_train
 from ablate.stages.complete import Outcome, complete
-from ablate.stages.graph import RunPlan, plan
+from ablate.stages.graph import plan
 from ablate.stages.preflight import check_data
 from ablate.store.layout import Layout
-from smallrun import SMALL
-
-
-def planned(store: Path, *words: str) -> RunPlan:
-    config = compose([*SMALL, f"results_dir={store}", *words])
-    legality.check(config)
-    check_data(config)
-    return plan(config, Layout(store))
-
-
-def run(store: Path, *words: str) -> Outcome:
-    return complete(planned(store, *words), Layout(store))
+from smallrun import SMALL, planned, run
 
 
 def stages(outcome: Outcome) -> dict[str, dict]:  # type: ignore[type-arg]
@@ -40,11 +29,6 @@ def stages(outcome: Outcome) -> dict[str, dict]:  # type: ignore[type-arg]
 def folder(store: Path, outcome: Outcome, role: str) -> Path:
     stage = stages(outcome)[role]
     return store / "stages" / stage["name"] / stage["id"]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store")
 
 
 #: two optimizer steps in each round of two
@@ -95,6 +79,22 @@ def test_prompts_of_a_round_are_new_and_old_as_asked(store: Path, iterative: Out
     ]
     assert [len(pool) for pool in pools] == [12, 12]
     assert len(pools[0] & pools[1]) == 6
+
+
+def test_what_is_drawn_in_training_and_for_the_curve_is_counted(
+    store: Path, online: Outcome
+) -> None:
+    """Every drawn response enters the loss here: the step table counts them by another route."""
+    steps = load_train(store, [online.record.identity])
+    curve = load_curve(store, [online.record.identity])
+    drawn = (steps["responses"] * steps["length"]).sum() + 4 * curve["length"].sum()
+    generated = stages(online)["policy"]["result"]["generated"]
+    assert generated["tokens"] == round(drawn)
+    assert generated["responses"] == steps["responses"].sum() + 4 * len(curve)
+    per_stage = [s["result"]["generated"]["tokens"] for s in online.record.data["stages"]
+                 if "generated" in s["result"]]  # fmt: skip
+    assert online.record.data["tokens_generated"] == sum(per_stage)
+    assert len(per_stage) == 4  # pool, policy, answers of SFT, evaluation
 
 
 def test_more_rounds_share_the_beginning(store: Path, iterative: Outcome) -> None:

@@ -135,6 +135,32 @@ def test_over_long_examples_may_be_cut_or_refused(tmp_path: Path) -> None:
     assert kept.plan.identity != cut.plan.identity
 
 
+def test_prompts_too_long_to_be_answered_while_training_are_left_out(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"q{i}" + "?" * (90 if i % 4 == 0 else 0), "chosen": "good", "rejected": "bad",
+         "split": split}
+        for split, first, last in (("train", 0, 16), ("reward", 16, 40), ("judge", 40, 60),
+                                   ("valid", 60, 68), ("test", 68, 76))
+        for i in range(first, last)
+    ]  # fmt: skip
+    words = [*GIVEN, "dataset=local", f"dataset.path={write(tmp_path / 'long.jsonl', rows)}",
+             "dataset.lengths.max_tokens=64", "dataset.pool.sampling.max_new_tokens=8",
+             "dataset.pool.num_responses=2", "objective=rpo_bwd", "reward=explicit",
+             "collection=online", "training.epochs=1", "training.batch_size=6",
+             "collection.curve_every=1", "collection.curve_prompts=8"]  # fmt: skip
+    with pytest.raises(ModelError, match="over_long=drop"):
+        Done(tmp_path / "store", *words)
+    done = Done(tmp_path / "store", *words, "dataset.lengths.over_long=drop")
+    data = done.finish()
+    trained = read_json(done.stage("policy") / "result.json")
+    assert trained["groups"] == 12
+    assert trained["unfit"] == {"prompts too long, left out": 4}
+    # two of the eight prompts of the curve do not fit either
+    points, steps = len(trained["curve"]), pd.read_parquet(done.stage("policy") / "train.parquet")
+    assert trained["generated"]["responses"] == steps["responses"].sum() + 6 * points
+    assert data["status"] == "done"
+
+
 def test_ragged_groups_are_kept_and_told(tmp_path: Path) -> None:
     rows = [
         {"prompt": f"q{i}", "responses": ["a", "bb", "ccc", "dddd"][: 2 + i % 3],
@@ -155,12 +181,6 @@ def test_ragged_groups_are_kept_and_told(tmp_path: Path) -> None:
     trained = read_json(done.stage("policy") / "result.json")
     assert trained["groups"] == 24
     assert trained["responses"] == 8 * (2 + 3 + 4)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store for the runs on small files: they share the untrained parts."""
-    return tmp_path_factory.mktemp("store")
 
 
 def gold_rows(count: int) -> list[dict[str, Any]]:

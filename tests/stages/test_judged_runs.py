@@ -35,11 +35,6 @@ def endpoint() -> Iterator[Endpoint]:
     served.close()
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store")
-
-
 def run(store: Path, *words: str, small: list[str] = SMALL) -> Outcome:
     config = compose([*small, f"results_dir={store}", *words])
     legality.check(config)

@@ -17,21 +17,7 @@ from ablate.stages.complete import Outcome, complete
 from ablate.stages.graph import plan
 from ablate.stages.preflight import check_data
 from ablate.store.layout import Layout
-from smallrun import SMALL
-
-
-def run(store: Path, *words: str) -> Outcome:
-    config = compose([*SMALL, f"results_dir={store}", *words])
-    legality.check(config)
-    check_data(config)
-    layout = Layout(store)
-    return complete(plan(config, layout), layout)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that the tests of this file share, so that SFT, pool and labels are computed once."""
-    return tmp_path_factory.mktemp("store")
+from smallrun import SMALL, run
 
 
 def folder(store: Path, outcome: Outcome, role: str) -> Path:

@@ -6,22 +6,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ablate.config.compose import compose
 from ablate.errors import DataError
-from ablate.stages.complete import Outcome, complete
-from ablate.stages.graph import plan
-from ablate.store.layout import Layout
-from smallrun import SMALL
-
-
-def run(store: Path, *words: str) -> Outcome:
-    layout = Layout(store)
-    return complete(plan(compose([*SMALL, f"results_dir={store}", *words]), layout), layout)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store")
+from ablate.stages.complete import Outcome
+from smallrun import run
 
 
 def pool_of(store: Path, outcome: Outcome) -> tuple[dict[str, Any], pd.DataFrame]:

@@ -7,7 +7,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ablate.config import legality
 from ablate.config.compose import compose
 from ablate.config.selection import RULES
 from ablate.errors import DataError
@@ -17,19 +16,7 @@ from ablate.stages.graph import plan
 from ablate.stages.policy import select_groups
 from ablate.store.layout import Layout
 from ablate.store.stages import StageStore
-from smallrun import SMALL
-
-
-def run(store: Path, *words: str) -> Outcome:
-    config = compose([*SMALL, f"results_dir={store}", *words])
-    legality.check(config)
-    layout = Layout(store)
-    return complete(plan(config, layout), layout)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store")
+from smallrun import SMALL, run
 
 
 def stage(outcome: Outcome, role: str) -> dict[str, Any]:

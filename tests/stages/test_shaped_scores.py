@@ -13,24 +13,12 @@ from ablate.results import load
 from ablate.stages.complete import Outcome, complete
 from ablate.stages.graph import plan
 from ablate.store.layout import Layout
-from smallrun import SMALL
+from smallrun import SMALL, run
 
 SUMS = [
     "dataset=sums", "reward=gold", "objective=rpo_sqloo", "dataset.sizes.train=48",
     "base_model.sft.steps=60", "dataset.pool.num_responses=8",
 ]  # fmt: skip
-
-
-def run(store: Path, *words: str) -> Outcome:
-    config = compose([*SMALL, f"results_dir={store}", *words])
-    legality.check(config)
-    layout = Layout(store)
-    return complete(plan(config, layout), layout)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store")
 
 
 def table(store: Path, outcome: Outcome, name: str, file: str) -> pd.DataFrame:

@@ -16,11 +16,14 @@ import pandas as pd
 import psutil
 import pytest
 
+from ablate import preemption
 from ablate.config.compose import compose
 from ablate.errors import ConfigError, StageFailed
 from ablate.launch.sweep import layout_of
 from ablate.stages.complete import Outcome, complete
-from ablate.stages.graph import plan
+from ablate.stages.context import Report
+from ablate.stages.execute import Silent
+from ablate.stages.graph import Stage, plan
 from smallrun import SMALL
 
 # 24 prompts in batches of 10: the last batch is uneven; the reward model has one of its own
@@ -98,6 +101,48 @@ def test_a_killed_process_fails_the_stage_and_takes_the_other_along(tmp_path: Pa
     assert multiprocessing.active_children() == []
     assert list((tmp_path / "scratch").iterdir()) == []
     assert list((tmp_path / "claims").iterdir()) == []
+
+
+class Interrupting(Silent):
+    """Sends the scheduler's wish to this process in the fourth step of the policy's training."""
+
+    def __init__(self) -> None:
+        self.sent = False
+
+    def start(self, stage: Stage) -> Report:
+        def report(done: int, total: int, metrics: dict[str, float]) -> None:
+            if stage.name == "policy" and done == 4 and not self.sent:
+                self.sent = True
+                os.kill(os.getpid(), signal.SIGUSR2)
+
+        return report
+
+
+def test_two_processes_that_are_interrupted_end_with_the_weights_of_two_that_are_not(
+    tmp_path: Path,
+) -> None:
+    long = ["runtime.processes=2", "training.epochs=8", "reward=gold"]
+    whole = run_of(tmp_path / "whole", *long)
+    run = compose([*SMALL, *RUN, f"results_dir={tmp_path / 'broken'}", *long])
+    layout = layout_of(run)
+    before = signal.getsignal(signal.SIGUSR2)
+    preemption.listen(signal.SIGUSR2)
+    try:
+        with pytest.raises(preemption.Preempted, match=r"after step \d+ of 20"):
+            complete(plan(run, layout), layout, Interrupting())
+    finally:
+        preemption.listen()
+        signal.signal(signal.SIGUSR2, before)
+    assert multiprocessing.active_children() == []
+    (saved,) = layout.partial.glob("*/step-*")
+    assert {path.name for path in saved.glob("trainer/rng_state_*")} == {
+        "rng_state_0.pth", "rng_state_1.pth",
+    }  # fmt: skip
+    again = complete(plan(run, layout), layout)
+    assert again.record.data["policy"]["weights"] == whole.record.data["policy"]["weights"]
+    assert again.record.data["metrics"] == whole.record.data["metrics"]
+    assert steps_of(again)["step"].tolist() == list(range(1, 21))
+    assert not list(layout.partial.iterdir())
 
 
 def start(folder: Path, *words: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:

@@ -16,21 +16,7 @@ from ablate.stages.complete import Outcome, complete
 from ablate.stages.graph import plan
 from ablate.stages.preflight import check_data
 from ablate.store.layout import Layout
-from smallrun import SMALL
-
-
-def run(store: Path, *words: str) -> Outcome:
-    config = compose([*SMALL, f"results_dir={store}", *words])
-    legality.check(config)
-    check_data(config)
-    layout = Layout(store)
-    return complete(plan(config, layout), layout)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that the tests of this file share, so that SFT and pool are computed once."""
-    return tmp_path_factory.mktemp("store")
+from smallrun import SMALL, run
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +36,18 @@ def test_the_record_is_complete_and_plain(first: Outcome) -> None:
     assert data["provenance"]["versions"]["trl"].startswith("1.16")
     assert data["tokens_trained"] > 0
     assert data["config"]["objective"]["name"] == "rpo_bwd"
+
+
+def test_all_sampled_tokens_of_a_run_are_counted(store: Path, first: Outcome) -> None:
+    """Pool, answers of SFT and policy: counted again from the stored token ids."""
+    sampled = 0
+    for stage in first.record.data["stages"]:
+        folder = store / "stages" / stage["name"] / stage["id"]
+        for table in ("pool.parquet", "answers.parquet"):
+            if (folder / table).exists():
+                sampled += pd.read_parquet(folder / table)["response_ids"].map(len).sum()
+    sampled += pd.read_parquet(first.record.path / "eval.parquet")["num_tokens"].sum()
+    assert first.record.data["tokens_generated"] == sampled
 
 
 def test_the_metrics_can_be_recomputed_from_the_stored_answers(first: Outcome) -> None:

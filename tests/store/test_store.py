@@ -118,13 +118,12 @@ def test_many_processes_compute_a_stage_once(layout: Layout, tmp_path: Path) -> 
 
 
 def _die_holding(path: str) -> None:
-    claims.Claim(Path(path)).start()
+    assert claims.Claim(Path(path)).take()
     os._exit(9)
 
 
 def test_the_claim_of_a_dead_process_is_taken_over(layout: Layout) -> None:
     claim = layout.claims / "abc"
-    claim.mkdir(parents=True)
     process = multiprocessing.get_context("spawn").Process(target=_die_holding, args=(str(claim),))
     process.start()
     process.join(60)
@@ -181,15 +180,17 @@ def test_a_forced_store_keeps_its_stages_to_itself(layout: Layout, tmp_path: Pat
     assert (found / "data.txt").read_text() == "again"
 
 
-def publish_record(layout: Layout, identity: str, **data: object) -> records.Record:
+def publish_record(
+    layout: Layout, identity: str, again: bool = False, **data: object
+) -> records.Record:
     with files.scratch(layout.scratch, "r") as private:
         (private / "train.parquet").write_bytes(b"x")
-        return records.publish(layout, identity, private, dict(data))
+        return records.publish(layout, identity, private, dict(data), again=again)
 
 
 def test_revisions_are_added_and_never_overwritten(layout: Layout) -> None:
     first = publish_record(layout, "a" * 32, value=1)
-    second = publish_record(layout, "a" * 32, value=2)
+    second = publish_record(layout, "a" * 32, again=True, value=2)
     assert (first.revision, second.revision) == (1, 2)
     latest = records.latest(layout, "a" * 32)
     assert latest is not None
@@ -246,3 +247,53 @@ def test_what_is_remembered_is_computed_once(tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text("not json")
     assert remembered(tmp_path / "m.json", "k", value) == "v"
     assert len(calls) == 2
+
+
+def test_a_run_that_two_finished_is_in_the_store_once(layout: Layout) -> None:
+    first = publish_record(layout, "a" * 32, value=1)
+    second = publish_record(layout, "a" * 32, value=2)
+    assert second.path == first.path
+    assert second.data["value"] == 1
+    assert len(list((layout.runs / ("a" * 32)).iterdir())) == 1
+
+
+def test_a_claim_has_an_owner_from_its_first_moment(layout: Layout) -> None:
+    """Nothing to be seen is a claim without one, whenever its owner dies."""
+    path = layout.claims / "abc"
+    mine, other = claims.Claim(path), claims.Claim(path)
+    assert mine.take()
+    assert not other.take()
+    assert [entry.name for entry in layout.claims.iterdir()] == ["abc"]
+    assert json.loads((path / "owner.json").read_text())["pid"] == os.getpid()
+    mine.release()
+    assert list(layout.claims.iterdir()) == []
+    assert other.take()
+    other.release()
+
+
+def test_the_claim_of_another_survives_a_late_takeover(layout: Layout) -> None:
+    """Who judged a claim dead, and finds another's in its place, leaves that alone."""
+    path = layout.claims / "abc"
+    now = claims.Claim(path)
+    assert now.take()
+    claims.discard(path, "the token of an owner long gone")
+    assert claims.is_held(path)
+    assert not claims.Claim(path).take()
+    # nor does an owner that was taken over release what is no longer its own
+    late = claims.Claim(path)
+    late.release()
+    assert claims.is_held(path)
+    now.release()
+    assert not path.exists()
+
+
+def test_claims_of_the_dead_are_cleared(layout: Layout) -> None:
+    path = layout.claims / "abc"
+    process = multiprocessing.get_context("spawn").Process(target=_die_holding, args=(str(path),))
+    process.start()
+    process.join(60)
+    alive = claims.Claim(layout.claims / "alive")
+    assert alive.take()
+    check_writable(layout, 0)
+    assert [entry.name for entry in layout.claims.iterdir()] == ["alive"]
+    alive.release()

@@ -8,6 +8,7 @@ from ablate.config.sampler import TransformersSampler
 from ablate.config.selection import NumResponses
 from ablate.datasets import Prompt
 from ablate.rewards.table import RewardTable
+from ablate.sampling.responses import Count
 from ablate.stages.rollout import PolicyRollout
 
 
@@ -15,7 +16,7 @@ class Replay:
     """Stands for a sampler that always returns what is stored."""
 
     def __init__(self, groups):
-        self.stored = groups
+        self.stored, self.count = groups, Count()
 
     def groups(self, policy, visits):
         return [self.stored[visit.prompt] for visit in visits]

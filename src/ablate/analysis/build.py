@@ -121,7 +121,11 @@ def _one_trial(
     parts, tuned = [], {}
     for cell, part in frame.groupby(["row", "col"], sort=False):
         mixed = arms.trial_settings(part)
-        if not mixed:
+        phases = set(part["phase"]) if "phase" in part else set()
+        if phases == {"tune"}:
+            # nothing is chosen yet: the runs that will report it are among those that lack
+            continue
+        if not mixed and len(phases) < 2:
             parts.append(part)
             continue
         name = "the cell " + _title(rows, cols, *cell)
@@ -149,6 +153,8 @@ def _one_trial(
         )  # fmt: skip
         tuned[cell] = picked
         parts.append(picked.frame)
+    if not parts:
+        raise DataError("trials have finished, and no run yet that reports the best of them")
     return pd.concat(parts).sort_index().copy(), tuned
 
 

@@ -1,6 +1,7 @@
 """How many seeds or prompts a difference would need, from the spread that was seen."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy import stats
 
 from ablate.analysis.blocked import fit_blocks, residuals
 
+MOST_PROMPTS = 10**9
 MOST_SEEDS = 10_000
 
 
@@ -65,30 +67,22 @@ def seeds_needed(
     """
     if difference == 0:
         raise ValueError("a difference of 0 cannot be found with any number of seeds")
+    return _fewest(
+        lambda seeds: power(difference, sd, seeds, arms, comparisons, alpha) >= wanted, MOST_SEEDS
+    )
+
+
+def _fewest(enough: Callable[[int], bool], most: int) -> int | None:
+    """The smallest number from 2 up that is enough, if those above it are; None beyond `most`."""
     low, high = 1, 2
-    while not _reached(difference, sd, high, arms, comparisons, alpha, wanted):
+    while not enough(high):
         low, high = high, 2 * high
-        if high > MOST_SEEDS:
+        if high > most:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        if _reached(difference, sd, middle, arms, comparisons, alpha, wanted):
-            high = middle
-        else:
-            low = middle
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high
-
-
-def _reached(
-    difference: float,
-    sd: float,
-    seeds: int,
-    arms: int,
-    comparisons: int,
-    alpha: float,
-    wanted: float,
-) -> bool:
-    return power(difference, sd, seeds, arms, comparisons, alpha) >= wanted
 
 
 def detectable(
@@ -169,19 +163,9 @@ def prompts_needed(
         power(difference, math.sqrt(found.seed), seeds, arms, comparisons, alpha) < wanted
     ):
         return None
-    low, high = 1, 2
-    while True:
-        sd = math.sqrt(found.variance(high))
-        if sd == 0 or power(difference, sd, seeds, arms, comparisons, alpha) >= wanted:
-            break
-        low, high = high, 2 * high
-        if high > 10**9:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        sd = math.sqrt(found.variance(middle))
-        if power(difference, sd, seeds, arms, comparisons, alpha) >= wanted:
-            high = middle
-        else:
-            low = middle
-    return high
+
+    def enough(prompts: int) -> bool:
+        sd = math.sqrt(found.variance(prompts))
+        return sd == 0 or power(difference, sd, seeds, arms, comparisons, alpha) >= wanted
+
+    return _fewest(enough, MOST_PROMPTS)

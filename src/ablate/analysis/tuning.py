@@ -33,13 +33,16 @@ def choose(
     several trials is partly the luckiest one.
 
     Args:
-        runs: one cell's runs with the columns trial and seed, and the metric `by` (on valid).
+        runs: one cell's runs with the columns trial and seed, and the metric `by` (on valid). With
+            a column phase, the runs of phase `tune` chose those of phase `report`.
         better: 1 where more is better, -1 where less is.
         reuse: report the spent seeds too, where there are no fresh ones.
 
     Raises:
         DataError: no seed that all trials have, or no fresh seed (unless `reuse`).
     """
+    if "phase" in runs:
+        return _as_the_sweep_chose(runs, by, better, name)
     trials = list(dict.fromkeys(runs["trial"]))
     if len(trials) == 1:
         value = float(runs[by].mean())
@@ -69,3 +72,21 @@ def choose(
         "so its value is partly luck. Run it with fresh seeds, or say --reuse-seeds and the table "
         "will carry a note"
     )
+
+
+def _as_the_sweep_chose(runs: pd.DataFrame, by: str, better: int, name: str) -> Tuned:
+    """The runs that the sweep's second phase made, beside the trials of its first."""
+    tried, made = runs[runs["phase"] == "tune"], runs[runs["phase"] == "report"]
+    complete = tried.groupby("trial", sort=False)["seed"].nunique()
+    complete = complete[complete == complete.max()]
+    means = tried.groupby("trial", sort=False)[by].mean()[complete.index] * better
+    values = better * np.sort(means.to_numpy())[::-1]
+    chosen = list(dict.fromkeys(made["trial"]))
+    best = str(means.idxmax())
+    if chosen != [best]:
+        raise DataError(
+            f"{name}: the sweep reports {', '.join(chosen)}, and {best} is the best trial now, "
+            "because trials were added. Give the command of the sweep again: it chooses anew"
+        )
+    spread = (float(values[0]), float(np.median(values)), float(values[-1]))
+    return Tuned(made, best, len(means), spread, False)

@@ -10,8 +10,8 @@ from ablate.errors import AblateError, ConfigError
 from ablate.launch.sweep import thaw
 from ablate.stages.registry import KINDS
 from ablate.store import records
-from ablate.store.files import read_json
 from ablate.store.layout import Layout
+from ablate.store.sweeps import read_sweep, sweeps
 from ablate.store.usage import Usage, prune, usage
 
 USAGE = "ablate cache [prune [--yes]] [results_dir=DIR]"
@@ -68,11 +68,12 @@ def _list(console: Console, layout: Layout, stages: list[Usage], free: list[Usag
 def _pending(layout: Layout) -> set[str]:
     """Stages of frozen runs that have no record yet: their sweep may go on."""
     needed: set[str] = set()
-    for path in layout.sweeps.glob("*/sweep.json"):
-        for identity in read_json(path)["runs"]:
+    for folder in sweeps(layout):
+        found = read_sweep(folder)
+        for identity in found.runs:
             if records.status(layout, identity) is None:
                 try:
-                    planned = thaw(path.parent / "runs" / f"{identity}.json")
+                    planned = thaw(found.frozen(identity))
                 except AblateError:
                     # what it read has changed: it could not be continued anyhow
                     continue

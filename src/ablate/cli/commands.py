@@ -4,6 +4,10 @@
 COMMANDS: dict[str, tuple[str, str]] = {
     "ls": ("ablate.cli.ls:main", "list the runs in the store"),
     "show": ("ablate.cli.show:main", "show one run: result, settings, provenance, answers"),
+    "plan": (
+        "ablate.cli.plan:main",
+        "what a command line would run, what is in the store, what it would cost; writes nothing",
+    ),
     "table": (
         "ablate.cli.table_command:main",
         "a tested table of finished runs: --rows objective --cols num_responses --baseline dpo",

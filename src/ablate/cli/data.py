@@ -11,16 +11,25 @@ from rich.text import Text
 
 from ablate.config import legality
 from ablate.config.compose import compose
-from ablate.config.dataset import GivenConfig
+from ablate.config.dataset import GivenConfig, LocalConfig
 from ablate.config.levels import level_names
 from ablate.config.run import RunConfig
-from ablate.datasets import SPLITS, PreferenceDataset, Prompt, label_models, open_dataset
+from ablate.datasets import (
+    SPLITS,
+    LocalDataset,
+    PreferenceDataset,
+    Prompt,
+    label_models,
+    open_dataset,
+)
 from ablate.errors import ConfigError, DataError
 
 USAGE = "ablate data [LEVEL] [setting=value …] [-cd DIR]"
 #: prompts of a world that are drawn to be measured; of other datasets all are
 DRAWN = 256
 EXAMPLES = 3
+#: rows that cannot be used, of which the reason is told
+PROBLEMS = 10
 BINS = 10
 BAR = 40
 SHOWN_CHARACTERS = 400
@@ -32,11 +41,17 @@ def main(argv: Sequence[str]) -> int:
     """Prints the facts of one dataset; opens no model and imports no torch."""
     words, folders = _words(argv)
     run = compose(words, folders)
-    dataset = open_dataset(run.dataset)
+    problems: list[str] = []
+    dataset: PreferenceDataset
+    if isinstance(run.dataset, LocalConfig):
+        dataset = LocalDataset(run.dataset, problems)
+    else:
+        dataset = open_dataset(run.dataset)
     console = Console()
     console.print(f"[bold]{dataset.name}[/]  {_origin(dataset)}", highlight=False)
     for what, count in dataset.cleaning().items():
         console.print(f"{what}: [yellow]{count:,}[/]", highlight=False)
+    _problems(console, problems)
     console.print()
     texts = _texts(dataset)
     console.print(_counts(dataset))
@@ -58,7 +73,22 @@ def main(argv: Sequence[str]) -> int:
     _prompt_facts(console, dataset)
     _labels(console, run, dataset)
     _examples(console, texts)
-    return 0
+    return 1 if problems else 0
+
+
+def _problems(console: Console, problems: list[str]) -> None:
+    """Rows for which a run would refuse the file: how many, and the first of them."""
+    if not problems:
+        return
+    some = "1 row" if len(problems) == 1 else f"{len(problems):,} rows"
+    console.print(
+        f"[red]{some} cannot be used, and no run takes the file with them; below are the others[/]",
+        highlight=False,
+    )
+    for problem in problems[:PROBLEMS]:
+        console.print(Text(f"  {problem}"), highlight=False)
+    if len(problems) > PROBLEMS:
+        console.print(f"  … and {len(problems) - PROBLEMS:,} more", highlight=False)
 
 
 def _words(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ablate.cli.store_words import split_words
 from ablate.errors import ConfigError, StoreError
 from ablate.launch.status import sweep_status
-from ablate.store.files import read_json
+from ablate.store.sweeps import read_sweep, sweeps
 
 USAGE = "ablate logs RUN [results_dir=DIR]"
 
@@ -16,13 +16,10 @@ def main(argv: Sequence[str]) -> int:
     layout, words, flags = split_words(argv, USAGE)
     if len(words) != 1 or flags:
         raise ConfigError(f"logs takes the beginning of one run's id (usage: {USAGE})")
-    sweeps = sorted(
-        layout.sweeps.glob("*/sweep.json"), key=lambda path: path.stat().st_mtime, reverse=True
-    )
-    for path in sweeps:
-        if not any(identity.startswith(words[0]) for identity in read_json(path)["runs"]):
+    for folder in reversed(sweeps(layout)):
+        if not any(identity.startswith(words[0]) for identity in read_sweep(folder).runs):
             continue
-        fitting = [s for s in sweep_status(path.parent) if s.identity.startswith(words[0])]
+        fitting = [s for s in sweep_status(folder) if s.identity.startswith(words[0])]
         if len(fitting) > 1:
             listed = ", ".join(status.identity[:12] for status in fitting[:8])
             raise StoreError(f"'{words[0]}' fits {len(fitting)} runs: {listed}")

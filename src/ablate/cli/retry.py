@@ -1,6 +1,7 @@
 """`ablate retry`: runs of a sweep that failed, were lost or never began, once more as frozen."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -9,11 +10,14 @@ from ablate.cli.store_words import split_words
 from ablate.cli.sweep import run_pool
 from ablate.config.launcher import slurm_config
 from ablate.errors import ConfigError
-from ablate.launch import failed, scheduler
+from ablate.launch import failed
+from ablate.launch.hopeless import cancel_hopeless
+from ablate.launch.jobs import JOB_KINDS
 from ablate.launch.local import default_workers
 from ablate.launch.status import sweep_status
-from ablate.launch.sweep import Sweep, find_sweep, launcher_of, thaw_sweep
+from ablate.launch.sweep import find_sweep, thaw_sweep
 from ablate.stages.registry import KINDS
+from ablate.store.sweeps import read_sweep
 
 USAGE = "ablate retry [SWEEP] [results_dir=DIR]"
 
@@ -25,19 +29,22 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"retry takes one sweep (usage: {USAGE})")
     console = Console(soft_wrap=True)
     folder = find_sweep(layout, words[0] if words else None)
+    for message in cancel_hopeless(folder):
+        console.print(message, highlight=False)
     statuses = sweep_status(folder)
     wanted = [s for s in statuses if s.state in ("failed", "lost", "missing", "stuck")]
     if not wanted:
         console.print(f"sweep {folder.name}: nothing failed, nothing is missing")
         return 0
-    scheduler.cancel([s.job for s in wanted if s.state == "stuck" and s.job])
-    whole = thaw_sweep(folder)
-    sweep = Sweep(whole.name, whole.layout, {s.identity: whole.plans[s.identity] for s in wanted})
-    launcher, options = launcher_of(folder)
-    if launcher == "slurm":
-        submit_and_tell(console, sweep, slurm_config(options, [*KINDS, "run"]))
+    whole, frozen = thaw_sweep(folder), read_sweep(folder)
+    plans = {s.identity: whole.plans[s.identity] for s in wanted if s.identity in whole.plans}
+    sweep = replace(whole, plans=plans)
+    if frozen.launcher == "slurm":
+        submit_and_tell(console, sweep, slurm_config(frozen.options, [*KINDS, *JOB_KINDS]))
         return 0
     failed.clear(folder)
-    workers = options["workers"] or default_workers(list(sweep.plans.values()))
-    outcomes = run_pool(console, sweep, workers)
+    workers = frozen.options["workers"] or default_workers(list(whole.plans.values()))
+    # a sweep frozen before there were restarts names none
+    restarts = {"max_restarts": 0, **frozen.options}["max_restarts"]
+    outcomes = run_pool(console, sweep, workers, restarts)
     return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0

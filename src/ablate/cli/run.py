@@ -10,6 +10,7 @@ from ablate import __version__
 from ablate.cli.commands import COMMANDS
 from ablate.config import legality
 from ablate.config.compose import CONFIG_NAME, compose, hydra_session, readable_errors
+from ablate.config.expand import Expansion, expand
 from ablate.config.overrides import normalize
 from ablate.errors import ConfigError
 
@@ -124,7 +125,10 @@ def _single(words: list[str], config_dirs: list[str]) -> int:
 
 
 def _sweep(words: list[str], config_dirs: list[str]) -> int:
+    from hydra._internal.callbacks import Callbacks
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.plugins import Plugins
+    from hydra.types import HydraContext, RunMode
 
     from ablate.stages.team import launched
 
@@ -137,16 +141,42 @@ def _sweep(words: list[str], config_dirs: list[str]) -> int:
         if word.startswith("hydra/sweeper=") and word != "hydra/sweeper=ablate":
             raise ConfigError(f"{word}: only hydra/sweeper=ablate freezes runs before they start")
     with hydra_session(config_dirs) as hydra, readable_errors(config_dirs):
-        # one parse for a clear message; composition of the arms is the sweeper's work
-        OverridesParser.create().parse_overrides(words)
+        parsed = OverridesParser.create().parse_overrides(words)
+        split = [(str(word.input_line), word.is_hydra_override()) for word in parsed]
         quiet_libraries()
-        outcomes = hydra.multirun(
+        # not `hydra.multirun`: it composes the words without the alternatives first, and a setting
+        # that all alternatives have, but not the default, would be refused
+        config = hydra.compose_config(
             config_name=CONFIG_NAME,
-            task_function=_no_task,
-            overrides=words,
+            overrides=[text for text, own in split if own],
+            run_mode=RunMode.MULTIRUN,
             with_log_configuration=False,
         )
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
+        sweeper = Plugins.instance().instantiate_sweeper(
+            config=config, hydra_context=context, task_function=_no_task
+        )
+        outcomes = sweeper.sweep([text for text, own in split if not own])
     return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
+
+
+def expand_words(argv: Sequence[str]) -> Expansion:
+    """The runs that a command line stands for, with or without -m; launches nothing.
+
+    Raises:
+        ConfigError: as the command line itself would.
+    """
+    args = _parse(argv)
+    for word in args.overrides:
+        _check_word(word)
+    words = normalize(args.overrides, args.config_dir)
+    words = [word for word in words if not word.lstrip("+").startswith("hydra")]
+    with hydra_session(args.config_dir) as hydra, readable_errors(args.config_dir):
+        found = expand(hydra.config_loader, words)
+    alone = len(found.runs) == 1 and not found.contests
+    if not (args.multirun or alone):
+        raise ConfigError("several runs: add -m")
+    return found
 
 
 def _no_task(config: Any) -> None:

@@ -70,10 +70,7 @@ def _facts(record: Record) -> Table:
         table.add_row(f"data, {split}", told)
     table.add_row("checkpoint", f"step {data['policy']['step']} of {data['policy']['checkpoints']}")
     table.add_row("weights", f"sha256 {data['policy']['weights'][:16]}…")
-    table.add_row(
-        "tokens",
-        f"{data['tokens_trained']:,} trained, {data['tokens_generated']:,} generated",
-    )
+    table.add_row("tokens", _tokens(data))
     table.add_row("device seconds", f"{data['device_seconds']:.1f} (own stages)")
     table.add_row(
         "machine",
@@ -84,6 +81,14 @@ def _facts(record: Record) -> Table:
     table.add_row("versions", ", ".join(f"{k} {v}" for k, v in versions.items() if v))
     table.add_row("tracker id", str(data["tracker_id"]))
     return table
+
+
+def _tokens(data: dict[str, Any]) -> str:
+    sampled = data["tokens_generated"]
+    told = "an unknown number" if sampled is None else f"{sampled:,}"
+    return (
+        f"{data['tokens_trained']:,} trained, {told} sampled (stages shared with others included)"
+    )
 
 
 def _reward(reward: dict[str, Any]) -> str:
@@ -103,7 +108,7 @@ def _reward(reward: dict[str, Any]) -> str:
 
 
 def _data(stages: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Prompts and responses of every pool, what was left out, and how noisy labels are."""
+    """Prompts and responses of every pool, what did not fit, and how noisy labels are."""
     rows = []
     for stage in stages:
         result, split = stage["result"], stage["role"].rpartition("/")[2]
@@ -112,6 +117,9 @@ def _data(stages: list[dict[str, Any]]) -> list[tuple[str, str]]:
             parts += [f"{what}: {count:,}" for what, count in result["data"]["counts"].items()]
             commit = result["data"]["origin"].get("commit")
             rows.append((split, "; ".join(parts + ([f"commit {commit}"] if commit else []))))
+        if stage["name"] == "policy" and result.get("unfit"):
+            told = "; ".join(f"{what}: {count:,}" for what, count in result["unfit"].items())
+            rows.append(("drawn in training", told))
         if stage["name"] == "labels" and result.get("agrees_with_clean") is not None:
             agrees = 100 * result["agrees_with_clean"]
             rows.append((split, f"labels order {agrees:.1f} % of untied pairs as clean scores do"))

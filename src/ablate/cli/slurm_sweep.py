@@ -1,23 +1,22 @@
 """A sweep on SLURM from the command line: checks, submission, what to type next; or waiting."""
 
 import time
-from collections.abc import Sequence
 
 from rich.console import Console
 
-from ablate.cli.sweep import checked, with_threads
+from ablate.cli.sweep import checked, show_results, tuning_line, with_threads
+from ablate.config.expand import Expansion
 from ablate.config.launcher import SlurmConfig
-from ablate.config.run import RunConfig
-from ablate.launch import failed, scheduler
-from ablate.launch.local import RunOutcome
+from ablate.errors import ConfigError
+from ablate.launch.hopeless import cancel_hopeless
+from ablate.launch.local import RunOutcome, processes_of
 from ablate.launch.slurm import submit
 from ablate.launch.status import counts, sweep_status
 from ablate.launch.sweep import Sweep, freeze, layout_of
-from ablate.results import load
 
 
 def sweep_on_slurm(
-    runs: Sequence[RunConfig], arguments: list[str], config: SlurmConfig
+    expansion: Expansion, arguments: list[str], config: SlurmConfig
 ) -> list[RunOutcome]:
     """Freezes the runs and submits what the store lacks; how they ended, if we waited for that.
 
@@ -26,21 +25,34 @@ def sweep_on_slurm(
     """
     console = Console()
     # a job may start anywhere: it must find the store
-    root = layout_of(runs[0]).root.resolve()
-    sweep = checked(console, [r.model_copy(update={"results_dir": str(root)}) for r in runs])
-    with_threads(sweep, config.cpus_per_task)
+    root = layout_of(expansion.runs[0]).root.resolve()
+    sweep = checked(console, expansion.at(str(root)))
+    _check_tasks(sweep, config)
+    # of a run; the tasks of a node divide them
+    with_threads(sweep, config.cpus_per_task * config.tasks_per_node)
     freeze(sweep, arguments, "slurm", config.model_dump())
     return submit_and_tell(console, sweep, config)
 
 
+def _check_tasks(sweep: Sweep, config: SlurmConfig) -> None:
+    tasks = config.nodes * config.tasks_per_node
+    wanted = processes_of(list(sweep.plans.values()))
+    if tasks > 1 and wanted not in (1, tasks):
+        raise ConfigError(
+            f"runtime.processes={wanted}, but a job has {tasks} tasks (hydra.launcher.nodes times "
+            "tasks_per_node), each of which is one process of a run; leave runtime.processes out"
+        )
+
+
 def submit_and_tell(console: Console, sweep: Sweep, config: SlurmConfig) -> list[RunOutcome]:
     """Submits, says what was submitted and what to type next, and stays if that was asked."""
-    failed.clear(sweep.folder)
     submission = submit(sweep, config)
     told = [f"{len(sweep.plans)} runs", f"{submission.stored} in the store"]
     if submission.already_queued:
         told.append(f"{submission.already_queued} jobs queued before")
     console.print(f"sweep {sweep.name}: {', '.join(told)}", highlight=False)
+    if sweep.contests:
+        console.print(tuning_line(sweep), highlight=False)
     if submission.arrays:
         shared = ""
         if submission.runs_per_job > 1:
@@ -65,17 +77,16 @@ def submit_and_tell(console: Console, sweep: Sweep, config: SlurmConfig) -> list
 
 def wait(console: Console, sweep: Sweep, seconds: float) -> list[RunOutcome]:
     """Stays until no run is queued or running, then prints the table."""
-    from ablate.cli.table import show_table
-
     said = ""
     while True:
+        for message in cancel_hopeless(sweep.folder):
+            console.print(message, highlight=False)
         statuses = sweep_status(sweep.folder)
         found = counts(statuses)
         line = ", ".join(f"{number} {state}" for state, number in found.items())
         if line != said:
             console.print(f"{time.strftime('%H:%M:%S')}  {line}", highlight=False)
             said = line
-        scheduler.cancel([s.job for s in statuses if s.state == "stuck" and s.job])
         if not found.get("queued") and not found.get("running"):
             break
         time.sleep(seconds)
@@ -85,5 +96,5 @@ def wait(console: Console, sweep: Sweep, seconds: float) -> list[RunOutcome]:
         for s in statuses
     ]
     console.print()
-    show_table(console, load(sweep.layout.root, good), outcomes)
+    show_results(console, sweep, outcomes)
     return outcomes

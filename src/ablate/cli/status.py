@@ -7,6 +7,7 @@ from rich.markup import escape
 
 from ablate.cli.store_words import split_words
 from ablate.errors import ConfigError
+from ablate.launch.hopeless import cancel_hopeless
 from ablate.launch.status import counts, sweep_status
 from ablate.launch.sweep import find_sweep
 
@@ -26,6 +27,8 @@ _STYLE = {
 def main(argv: Sequence[str]) -> int:
     """Prints counts, then the runs that are neither done nor waiting; `--all`: every one.
 
+    Jobs that can never start are cancelled, and told.
+
     Returns 1 if any run failed.
     """
     layout, words, flags = split_words(argv, USAGE)
@@ -33,6 +36,8 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"status takes one sweep (usage: {USAGE})")
     console = Console(soft_wrap=True)
     folder = find_sweep(layout, words[0] if words else None)
+    for message in cancel_hopeless(folder):
+        console.print(message, highlight=False)
     statuses = sweep_status(folder)
     found = counts(statuses)
     told = ", ".join(f"{number} {state}" for state, number in found.items())

@@ -2,18 +2,19 @@
 
 import os
 import time
-from collections.abc import Sequence
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from ablate.config import legality
-from ablate.config.run import RunConfig
-from ablate.errors import ConfigError
+from ablate.config.expand import Expansion
+from ablate.errors import ConfigError, DataError
 from ablate.launch.local import RunOutcome, State, default_workers, run_locally
 from ablate.launch.sweep import Sweep, freeze, prepare
-from ablate.results import load
+from ablate.launch.tuning import second_phase, settle
+from ablate.results import load, load_study
+from ablate.stages.complete import run_name
 from ablate.stages.judging import check_judge
 from ablate.stages.preflight import check_data
 from ablate.stages.tracker import check_tracker
@@ -22,7 +23,7 @@ from ablate.store.layout import check_writable
 
 
 def sweep_locally(
-    runs: Sequence[RunConfig], arguments: list[str], workers: int | None
+    expansion: Expansion, arguments: list[str], workers: int | None, max_restarts: int
 ) -> list[RunOutcome]:
     """Runs a sweep on this machine and prints its table.
 
@@ -30,23 +31,66 @@ def sweep_locally(
         ConfigError: an illegal combination in any arm, before anything runs.
     """
     console = Console()
-    sweep = checked(console, runs)
+    sweep = checked(console, expansion)
     plans = list(sweep.plans.values())
     workers = workers or default_workers(plans)
     threads = max(1, (os.cpu_count() or 1) // workers)
     with_threads(sweep, threads)
-    freeze(sweep, arguments, "local", {"workers": workers})
-    if len(runs) > len(sweep.plans):
-        console.print(f"{len(runs)} arms are {len(sweep.plans)} distinct runs")
+    freeze(sweep, arguments, "local", {"workers": workers, "max_restarts": max_restarts})
+    if len(expansion.runs) > len(sweep.plans):
+        console.print(f"{len(expansion.runs)} arms are {len(sweep.plans)} distinct runs")
+    if sweep.contests:
+        console.print(tuning_line(sweep))
     console.print(
         f"{len(sweep.plans)} runs, {workers} at a time with {threads} thread"
         f"{'s' if threads > 1 else ''} each; sweep {sweep.name} in {sweep.folder}"
     )
-    return run_pool(console, sweep, workers)
+    return run_pool(console, sweep, workers, max_restarts)
 
 
-def run_pool(console: Console, sweep: Sweep, workers: int) -> list[RunOutcome]:
+def tuning_line(sweep: Sweep) -> str:
+    """What the two phases of a tuned sweep are."""
+    trials = len(sweep.contests[0].trials)
+    later = sum(len(contest.seeds) for contest in sweep.contests)
+    return (
+        f"{len(sweep.contests)} arms, {trials} trials each, chosen by {sweep.contests[0].by}; "
+        f"then {later} runs that report the chosen with fresh seeds"
+    )
+
+
+def run_pool(console: Console, sweep: Sweep, workers: int, max_restarts: int) -> list[RunOutcome]:
     """Works on a frozen sweep here, with a live line, and prints its table."""
+    outcomes = _work(console, sweep, workers, max_restarts)
+    if sweep.contests:
+        without = settle(sweep.folder)
+        outcomes += _work(console, second_phase(sweep), workers, max_restarts)
+        for contest in without:
+            reason = "none of its trials finished, so nothing could be chosen"
+            name = run_name(sweep.plans[contest.runs[0]]) if contest.runs else contest.key
+            outcomes.append(RunOutcome(contest.key, name, "failed", reason))
+    console.print()
+    show_results(console, sweep, outcomes)
+    return outcomes
+
+
+def show_results(console: Console, sweep: Sweep, outcomes: list[RunOutcome]) -> None:
+    """The table at the end of a sweep; of a tuned one that of `ablate table`."""
+    from ablate.cli.table import show_failed, show_table
+
+    good = [outcome.identity for outcome in outcomes if outcome.status != "failed"]
+    if not sweep.contests:
+        show_table(console, load(sweep.layout.root, good), outcomes)
+        return
+    from ablate.cli.table_command import show_study
+
+    try:
+        show_study(console, load_study(sweep.layout.root, sweep.name))
+    except DataError as error:
+        console.print(str(error), highlight=False)
+    show_failed(console, outcomes)
+
+
+def _work(console: Console, sweep: Sweep, workers: int, max_restarts: int) -> list[RunOutcome]:
     with Live(console=console, refresh_per_second=4, transient=True) as live:
         shown: set[str] = set()
 
@@ -57,21 +101,16 @@ def run_pool(console: Console, sweep: Sweep, workers: int) -> list[RunOutcome]:
                     live.console.print(_line(outcome))
             live.update(_status(state))
 
-        outcomes = run_locally(sweep, workers, show)
-    console.print()
-    from ablate.cli.table import show_table
-
-    good = [outcome.identity for outcome in outcomes if outcome.status != "failed"]
-    show_table(console, load(sweep.layout.root, good), outcomes)
-    return outcomes
+        return run_locally(sweep, workers, show, max_restarts)
 
 
-def checked(console: Console, runs: Sequence[RunConfig]) -> Sweep:
+def checked(console: Console, expansion: Expansion) -> Sweep:
     """The sweep of these runs, after every check that can be made before any work.
 
     Raises:
         ConfigError: an illegal combination in any arm. DataError, StoreError: what is not there.
     """
+    runs = expansion.runs
     notes: dict[str, None] = {}
     for run in runs:
         try:
@@ -86,7 +125,7 @@ def checked(console: Console, runs: Sequence[RunConfig]) -> Sweep:
     folders = sorted({run.results_dir for run in runs})
     if len(folders) > 1:
         raise ConfigError(f"a sweep writes to one results_dir, not to {', '.join(folders)}")
-    sweep = prepare(runs)
+    sweep = prepare(expansion)
     for planned in sweep.plans.values():
         if planned.run.force is not False or records.latest(sweep.layout, planned.identity) is None:
             check_judge(planned.run.judge, planned.run.runtime.device)

@@ -23,7 +23,6 @@ SHORT = {"num_responses": "K"}
 
 def show_table(console: Console, frame: pd.DataFrame, outcomes: list[RunOutcome]) -> None:
     """Prints cells with mean ± 95 % over seeds, and below it what a reader must know."""
-    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if not frame.empty:
         keys = varied_settings(frame)
         metrics = [metric for metric in METRICS if metric in frame]
@@ -35,7 +34,12 @@ def show_table(console: Console, frame: pd.DataFrame, outcomes: list[RunOutcome]
             console.print(f"[dim]a wider terminal shows: {left_out}[/]")
         for note in _notes(frame, found, metrics):
             console.print(f"[dim]{note}[/]")
-    for outcome in failed:
+    show_failed(console, outcomes)
+
+
+def show_failed(console: Console, outcomes: list[RunOutcome]) -> None:
+    """Prints the runs that failed, each with its reason and log."""
+    for outcome in (outcome for outcome in outcomes if outcome.status == "failed"):
         console.print(f"[red]failed[/]  {outcome.name}: {outcome.reason}")
         if outcome.log is not None:
             console.print(f"        log {outcome.log}", style="dim")

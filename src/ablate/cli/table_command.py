@@ -113,11 +113,18 @@ def make_table(study: Study, args: argparse.Namespace) -> AblationTable:
         baseline=args.baseline or fixed.get("baseline"),
         margin=_margin(args.margin if args.margin is not None else fixed.get("margin"), frame),
         margin_from_data=str(args.margin or fixed.get("margin")).endswith("%"),
-        choose_by=args.choose,
+        choose_by=args.choose or fixed.get("choose"),
         matched_kl=_matched_kl(args.matched_kl),
         reuse_seeds=args.reuse_seeds,
     )
-    return build(frame, lacking, question)
+    table = build(frame, lacking, question)
+    table.notes += study.notes
+    return table
+
+
+def show_study(console: Console, study: Study) -> None:
+    """Prints the table that a sweep's own file asks for."""
+    show(console, make_table(study, parser().parse_args([])))
 
 
 def _names(words: Sequence[str]) -> tuple[str, ...]:

@@ -56,18 +56,26 @@ def compose(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> RunCon
             run_mode=RunMode.RUN,
             with_log_configuration=False,
         )
-        return freeze(config)
+        return freeze(without_hydra(config))
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A composed configuration without Hydra's own node."""
+    config = config.copy()
+    with open_dict(config):
+        config.pop("hydra", None)
+    return config
 
 
 def freeze(config: DictConfig) -> RunConfig:
     """Resolves every interpolation and validates; nothing is read from YAML afterwards.
 
+    Args:
+        config: without Hydra's own node.
+
     Raises:
         ConfigError: names the setting that is missing or wrong.
     """
-    config = config.copy()
-    with open_dict(config):
-        config.pop("hydra", None)
     with readable_errors():
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)

@@ -1,67 +1,199 @@
 """Expansion of a sweep: from words with alternatives, or a named sweep, to frozen runs."""
 
-import copy
+import pickle
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import yaml
+from omegaconf import OmegaConf
 
-from ablate.config.compose import COMMAND_LINE, CONFIG_NAME, freeze, readable_errors
-from ablate.config.levels import level_names, read_level
+from ablate.config.compose import COMMAND_LINE, CONFIG_NAME, freeze, readable_errors, without_hydra
+from ablate.config.levels import level_names
+from ablate.config.matching import matched
 from ablate.config.overrides import normalize
-from ablate.config.run import RunConfig
+from ablate.config.run import RunConfig, Seed
+from ablate.config.sweep_file import GROUP, Range, SweepFile, read_sweep_file
+from ablate.config.tuning import draw, ranges_of
 from ablate.errors import ConfigError
 
-SWEEP_KEY = "sweep"
-#: what a sweep file may fix, before it runs, about the table that is made of it afterwards
-ANALYSIS_KEYS = ("rows", "cols", "metrics", "baseline", "margin")
+#: words of a command line that change what the file of a named sweep says
+_OF_FILE = ("match", "tune")
+_SEED = "seed.value="
 
 
-def expand(loader: Any, arguments: Sequence[str]) -> list[RunConfig]:
-    """The runs of a sweep, each validated, in the order of the grid; equal runs stay.
+@dataclass(frozen=True)
+class Trial:
+    """One choice of the tuned settings, and its runs with the seeds that choose."""
+
+    settings: dict[str, float]
+    runs: list[RunConfig]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """An arm that is tuned: its trials, and the seeds that the best of them is reported with."""
+
+    by: str
+    ranges: dict[str, Range]
+    trials: list[Trial]
+    seeds: list[int]
+
+
+@dataclass
+class Expansion:
+    """The runs of a sweep, in order; equal runs stay.
+
+    labels: per run, what the sweep knows of it that its settings do not say, such as the `match`
+    that it stands for; contests carry theirs in `contest_labels`.
+    """
+
+    runs: list[RunConfig] = field(default_factory=list)
+    labels: list[dict[str, str]] = field(default_factory=list)
+    contests: list[Contest] = field(default_factory=list)
+    contest_labels: list[dict[str, str]] = field(default_factory=list)
+
+    def at(self, results_dir: str) -> "Expansion":
+        """The same with its store named in full."""
+        moved = {id(run): run.model_copy(update={"results_dir": results_dir}) for run in self.runs}
+        contests = [
+            replace(c, trials=[replace(t, runs=[moved[id(r)] for r in t.runs]) for t in c.trials])
+            for c in self.contests
+        ]
+        runs = [moved[id(run)] for run in self.runs]
+        return Expansion(runs, self.labels, contests, self.contest_labels)
+
+
+def expand(loader: Any, arguments: Sequence[str]) -> Expansion:
+    """The runs of a sweep, each validated, in the order of the grid.
 
     `+sweep=NAME` stands for the union of grids in `sweeps/NAME.yaml`; further words apply to all
-    of its arms, and alternatives among them multiply it.
+    of its arms and replace what the file says of the same setting; alternatives multiply it.
 
     Args:
         loader: Hydra's configuration loader.
         arguments: overrides, normalised or not.
+
+    Raises:
+        ConfigError: names what is wrong, with the file or the word.
     """
-    words = [word for word in arguments if _key(word) != SWEEP_KEY]
-    named = [word.split("=", 1)[1] for word in arguments if _key(word) == SWEEP_KEY]
-    if len(named) > 1:
-        raise ConfigError(f"give one sweep, not {len(named)}: {', '.join(named)}")
-    composer = _Composer(loader)
     own = _own_folders(loader)
+    composer = _Composer(loader)
     with readable_errors():
-        grids = _named_grids(named[0], own) if named else [[]]
-        arms = [arm for grid in grids for arm in _product(loader, normalize([*grid, *words], own))]
-        return [composer.compose(arm) for arm in arms]
+        found = named_sweep(loader, arguments)
+        words = [word for word in arguments if not _of_sweep(word, found is not None)]
+        if found is None:
+            runs = [composer.compose(arm) for arm in _product(loader, normalize(words, own))]
+            return Expansion(runs, [{} for _ in runs])
+        return _Named(loader, composer, found, words, own).expand()
+
+
+def named_sweep(loader: Any, arguments: Sequence[str]) -> SweepFile | None:
+    """The file of the named sweep on a command line, if there is one.
+
+    Raises:
+        ConfigError: two of them, or a file with mistakes.
+    """
+    names = [word.split("=", 1)[1] for word in arguments if _key(word) == GROUP]
+    if len(names) > 1:
+        raise ConfigError(f"give one sweep, not {len(names)}: {', '.join(names)}")
+    if not names:
+        return None
+    changes = {}
+    for word in arguments:
+        if _key(word) != GROUP and _of_sweep(word, True):
+            value = yaml.safe_load(word.split("=", 1)[1])
+            listed = _key(word) in ("match", "tune.seeds") and not isinstance(value, list)
+            if listed:
+                value = [yaml.safe_load(part) for part in str(value).split(",")]
+            changes[_key(word)] = value
+    return read_sweep_file(names[0], _own_folders(loader), changes)
 
 
 def analysis_words(loader: Any, arguments: Sequence[str]) -> list[str]:
     """`analysis.<key>=<value>` for what the named sweep's file fixes about its table.
 
     They are frozen with the sweep: a margin chosen before the runs stays what it was.
-
-    Raises:
-        ConfigError: a key that means nothing, or a margin that is not positive.
     """
-    named = [word.split("=", 1)[1] for word in arguments if _key(word) == SWEEP_KEY]
-    words: list[str] = []
-    for name in named:
-        fixed = read_level(SWEEP_KEY, name, _own_folders(loader)).get("analysis") or {}
-        unknown = sorted(set(fixed) - set(ANALYSIS_KEYS))
-        if unknown:
+    found = named_sweep(loader, arguments)
+    if found is None:
+        return []
+    fixed: dict[str, Any] = {}
+    if found.analysis is not None:
+        plain = found.analysis.model_dump()
+        fixed = {key: value for key, value in plain.items() if value is not None}
+    if found.tune is not None:
+        fixed["choose"] = found.tune.by
+    return [f"analysis.{key}={_alternatives(value)}" for key, value in fixed.items()]
+
+
+class _Named:
+    """Expands the file of a named sweep."""
+
+    def __init__(
+        self, loader: Any, composer: "_Composer", file: SweepFile, words: list[str], own: list[str]
+    ) -> None:
+        self.loader, self.composer, self.file, self.own = loader, composer, file, own
+        self.seed_words = [word for word in words if _key(word) in ("seed", "seed.value")]
+        self.words = [word for word in words if word not in self.seed_words]
+
+    def expand(self) -> Expansion:
+        result = Expansion()
+        arms = [(arm, self.composer.compose(arm)) for arm in self._arms()]
+        sizes = [run.num_responses.k for _, run in arms]
+        for arm, run in arms:
+            if not self.file.match:
+                self._add(result, arm, run, {})
+            for match in self.file.match:
+                more = matched(match, run, min(sizes), max(sizes))
+                self._add(result, [*arm, *more], run, {"match": str(match)})
+        return result
+
+    def _arms(self) -> Iterable[list[str]]:
+        """Words of every arm, without seeds."""
+        given = {_key(word) for word in self.words}
+        for arm in self.file.grids():
+            grid = [f"{k}={_alternatives(v)}" for k, v in arm.items() if k not in given]
+            yield from _product(self.loader, normalize([*grid, *self.words], self.own))
+
+    def _add(
+        self, result: Expansion, arm: list[str], run: RunConfig, label: dict[str, str]
+    ) -> None:
+        tune = self.file.tune
+        if tune is None:
+            for seed in self._seeds() or [run.seed.value]:
+                result.runs.append(self.composer.compose([*arm, f"seed.value={seed}"]))
+                result.labels.append(label)
+            return
+        seeds = self._seeds() or [run.seed.value]
+        if set(seeds) & set(tune.seeds):
             raise ConfigError(
-                f"sweep {name}: analysis.{unknown[0]} means nothing; "
-                f"there are {', '.join(ANALYSIS_KEYS)}"
+                f"seeds {', '.join(map(str, sorted(set(seeds) & set(tune.seeds))))} choose the "
+                "trials (tune.seeds) and cannot report them: give others"
             )
-        margin = fixed.get("margin")
-        if margin is not None and not (isinstance(margin, int | float) and margin > 0):
-            raise ConfigError(f"sweep {name}: analysis.margin={margin} must be a positive number")
-        words += [f"analysis.{key}={_alternatives(value)}" for key, value in fixed.items()]
-    return words
+        ranges = ranges_of(run, tune.ranges, self.own)
+        trials = []
+        for settings in draw(ranges, tune.trials, tune.draw):
+            words = [*arm, *(f"{key}={value:g}" for key, value in settings.items())]
+            runs = [self.composer.compose([*words, f"seed.value={s}"]) for s in tune.seeds]
+            trials.append(Trial(settings, runs))
+            result.runs += runs
+            result.labels += [label] * len(runs)
+        result.contests.append(Contest(tune.by, ranges, trials, seeds))
+        result.contest_labels.append(label)
+
+    def _seeds(self) -> list[int]:
+        """Of the command line, or else of the file."""
+        if not self.seed_words:
+            return self.file.seeds or []
+        arms = _product(self.loader, normalize(self.seed_words, self.own))
+        return [int(word.split("=", 1)[1]) for arm in arms for word in arm]
+
+
+def _of_sweep(word: str, named: bool) -> bool:
+    """Whether a word speaks of the sweep itself and not of its runs."""
+    key = _key(word)
+    return key == GROUP or (named and key.split(".")[0] in _OF_FILE)
 
 
 def _own_folders(loader: Any) -> list[str]:
@@ -75,16 +207,6 @@ def _own_folders(loader: Any) -> list[str]:
 
 def _key(word: str) -> str:
     return word.split("=", 1)[0].lstrip("+")
-
-
-def _named_grids(name: str, search: Sequence[str]) -> list[list[str]]:
-    """The grids of a named sweep as overrides: `arms` is a list of {factor: level or levels}."""
-    content = read_level(SWEEP_KEY, name, search)
-    grids = []
-    for arm in content["arms"]:
-        grid = {**arm, "seed": content["seeds"]} if "seeds" in content else dict(arm)
-        grids.append([f"{key}={_alternatives(value)}" for key, value in grid.items()])
-    return grids
 
 
 def _alternatives(value: Any) -> str:
@@ -106,31 +228,52 @@ def _product(loader: Any, words: Sequence[str]) -> Iterable[list[str]]:
 
 
 class _Composer:
-    """Composes each set of group choices once; settings are applied to copies.
+    """Composes each set of group choices once; settings are applied to copies, seeds to the result.
 
-    One composition costs about 60 ms; a grid over hyper-parameters and seeds needs few of them.
+    One composition costs about 60 ms, a copy with its settings a tenth of that; a grid over
+    hyper-parameters and seeds needs few of the first and one of the second per trial.
     """
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
-        self.cache: dict[tuple[str, ...], DictConfig] = {}
+        #: a composed configuration as bytes, which are copied faster than the tree
+        self.composed: dict[tuple[str, ...], bytes] = {}
+        self.frozen: dict[tuple[str, ...], RunConfig] = {}
 
     def compose(self, arm: list[str]) -> RunConfig:
-        from hydra._internal.config_loader_impl import ConfigLoaderImpl
-        from hydra.core.override_parser.overrides_parser import OverridesParser
+        choices = tuple(word for word in arm if not _is_setting(word))
+        settings = [word for word in arm if _is_setting(word)]
+        tree = self._tree(choices)
+        last = settings[-1] if settings else ""
+        if not last.startswith(_SEED) or b"${seed" in tree or not last[len(_SEED) :].isdigit():
+            return self._freeze(choices, tuple(settings))
+        # nothing else in the configuration follows the seed
+        run = self._freeze(choices, tuple(settings[:-1]))
+        seed = Seed.model_validate({**run.seed.model_dump(), "value": int(last[len(_SEED) :])})
+        return run.model_copy(update={"seed": seed})
+
+    def _tree(self, choices: tuple[str, ...]) -> bytes:
         from hydra.types import RunMode
 
-        choices = tuple(word for word in arm if not _is_setting(word))
-        if choices not in self.cache:
-            self.cache[choices] = self.loader.load_configuration(
+        if choices not in self.composed:
+            config = self.loader.load_configuration(
                 config_name=CONFIG_NAME, overrides=list(choices), run_mode=RunMode.RUN
             )
-        config = copy.deepcopy(self.cache[choices])
-        OmegaConf.set_struct(config, True)
-        settings = [word for word in arm if _is_setting(word)]
-        parsed = OverridesParser.create().parse_overrides(settings)
-        ConfigLoaderImpl._apply_overrides_to_config(parsed, config)
-        return freeze(config)
+            self.composed[choices] = pickle.dumps(without_hydra(config), pickle.HIGHEST_PROTOCOL)
+        return self.composed[choices]
+
+    def _freeze(self, choices: tuple[str, ...], settings: tuple[str, ...]) -> RunConfig:
+        from hydra._internal.config_loader_impl import ConfigLoaderImpl
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        key = (*choices, "", *settings)
+        if key not in self.frozen:
+            config = pickle.loads(self.composed[choices])
+            OmegaConf.set_struct(config, True)
+            parsed = OverridesParser.create().parse_overrides(list(settings))
+            ConfigLoaderImpl._apply_overrides_to_config(parsed, config)
+            self.frozen[key] = freeze(config)
+        return self.frozen[key]
 
 
 def _is_setting(word: str) -> bool:

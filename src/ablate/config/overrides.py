@@ -7,6 +7,8 @@ from ablate.config.levels import level_names
 
 _SPLIT = re.compile(r"^(?P<key>[\w./@]+)=(?P<value>.*)$", re.DOTALL)
 _INTEGERS = re.compile(r"^\d+(\s*,\s*\d+)*$")
+#: settings whose keys are the user's
+_OPEN = ("hydra.launcher.stages", "hydra.launcher.additional_parameters")
 
 
 def normalize(overrides: Sequence[str], search: Sequence[str] = ()) -> list[str]:
@@ -17,6 +19,7 @@ def normalize(overrides: Sequence[str], search: Sequence[str] = ()) -> list[str]
       `num_responses.k=6`.
     - `seed=3` is short for `seed.value=3`, whether alone or in a sweep.
     - `reward.training.objective=simpo` chooses a level of `objective` for that place.
+    - `hydra.launcher.stages={policy:{gpus_per_node:8}}` may name what is not there yet.
     """
     return [_normalize(override, search) for override in overrides]
 
@@ -35,4 +38,6 @@ def _normalize(override: str, search: Sequence[str]) -> str:
         return f"{key}.k={value}"
     if key.startswith("reward.") and key.endswith(".training.objective"):
         return f"objective@{key}={value}"
+    if key.startswith(_OPEN):
+        return f"++{override}"
     return override

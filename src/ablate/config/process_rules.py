@@ -25,10 +25,13 @@ def process_reasons(run: RunConfig) -> Iterator[str]:
             f"each of {processes} processes has {share} of training.batch_size="
             f"{run.training.batch_size} prompts, no multiple of training.micro_batch_size={micro}"
         )
-    if processes > 1 and run.shaping.kind in WHOLE_BATCH:
+    # rewards of stored responses are made by one process, whatever trains on them
+    fresh = run.collection.refresh_every is not None
+    if processes > 1 and fresh and run.shaping.kind in WHOLE_BATCH:
         yield (
             f"shaping={run.shaping.name} looks at all responses of a step, but each of "
-            f"runtime.processes={processes} rewards its share: use runtime.processes=1"
+            f"runtime.processes={processes} rewards its share: use runtime.processes=1, "
+            "or shaping=slpo, truncation or budget"
         )
     if run.runtime.fsdp:
         yield from _sharded_reasons(run)

@@ -17,6 +17,10 @@ PRECEDENCE = ("test", "ood", "valid", "judge", "reward", "train", "sft")
 _SHARING = {"train", "sft"}
 
 
+#: what is counted where a row has more responses than are used
+CUT = "responses beyond dataset.pool.num_responses"
+
+
 class GivenDataset:
     """Groups of responses that came with their prompts; nothing is sampled, there is no judge.
 
@@ -182,6 +186,7 @@ class GivenDataset:
         )
         most = self.given.pool.num_responses
         pairs = list(zip(row.responses, row.scores, strict=True))[:most]
+        self.count(CUT, len(row.responses) - len(pairs))
         self._responses[name] = [
             GivenResponse(name, index, text, score) for index, (text, score) in enumerate(pairs)
         ]

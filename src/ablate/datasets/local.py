@@ -6,7 +6,7 @@ from typing import Any
 
 from ablate.config.dataset import LocalConfig
 from ablate.datasets.base import SPLITS
-from ablate.datasets.given import GivenDataset
+from ablate.datasets.given import CUT, GivenDataset
 from ablate.datasets.tables import read_table
 
 
@@ -19,10 +19,15 @@ class LocalDataset(GivenDataset):
 
     VERSION = 1
 
-    def __init__(self, config: LocalConfig) -> None:
-        tables = [read_table(Path(config.path).expanduser(), SPLITS, "path")]
+    def __init__(self, config: LocalConfig, problems: list[str] | None = None) -> None:
+        """What is wrong with single rows is added to `problems`, or raised where it is None.
+
+        Raises:
+            DataError: names the file and what is wrong with it.
+        """
+        tables = [read_table(Path(config.path).expanduser(), SPLITS, "path", problems)]
         if config.ood_path is not None:
-            ood = read_table(Path(config.ood_path).expanduser(), SPLITS, "ood_path")
+            ood = read_table(Path(config.ood_path).expanduser(), SPLITS, "ood_path", problems)
             tables.append(replace(ood, rows=[replace(row, split="ood") for row in ood.rows]))
         #: False where the file only says which of two responses is better
         self.has_scores = all(table.has_scores for table in tables)
@@ -40,7 +45,7 @@ class LocalDataset(GivenDataset):
         plain = {"local": self._files, "version": self.VERSION, "shares": self.shares()}
         if self._cut:
             plain["most_responses"] = self.given.pool.num_responses
-        if self.cleaning():
+        if set(self.cleaning()) - {CUT}:
             # files of which nothing is left out or merged read as they always did
             plain["cleaned"] = 1
         return plain if split is None else {**plain, "split": split}

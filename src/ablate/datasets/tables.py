@@ -15,6 +15,8 @@ _PAIR = ("prompt", "chosen", "rejected")
 _GROUP = ("prompt", "responses", "scores")
 _OPTIONAL = ("split", "source", "gold", "rationale", "reference")
 _SHOWN = 5
+#: a row's number, and what it holds
+_Record = tuple[int, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -52,25 +54,24 @@ class Table:
     has_scores: bool
     rows: list[Row]
 
-    def refuse(self, problems: list[str], what: str) -> None:
-        """Raise `DataError` with the first few problems, if there are any."""
-        _refuse(self.path, problems, what)
 
-
-def read_table(path: Path, splits: tuple[str, ...], field: str) -> Table:
+def read_table(
+    path: Path, splits: tuple[str, ...], field: str, problems: list[str] | None = None
+) -> Table:
     """Read and check a `.jsonl` or `.parquet` file.
 
     Columns: `prompt`, with `chosen` and `rejected` or with `responses` and `scores`, and
     optionally `split` (one of `splits`), `source`, `gold`, `rationale` and `reference`. Others are
     passed over. Prompts and responses are texts or lists of {role, content}. `field` is the
-    configuration field that gave the path, for the messages.
+    configuration field that gave the path, for the messages. What is wrong with rows is added to
+    `problems` where it is given, and the table holds the others.
     Raises `DataError` naming the file and the rows concerned.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file; set dataset.{field} to a .jsonl or .parquet file")
     if path.is_dir():
         raise DataError(f"{path} is a folder; set dataset.{field} to one .jsonl or .parquet file")
-    readers: dict[str, Callable[[Path, bytes], list[tuple[int, dict[str, Any]]]]]
+    readers: dict[str, Callable[[Path, bytes, list[tuple[int, str]]], list[_Record]]]
     readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
     if path.suffix not in readers:
         raise DataError(f"{path}: unknown kind of file '{path.suffix}'; use .jsonl or .parquet")
@@ -78,45 +79,50 @@ def read_table(path: Path, splits: tuple[str, ...], field: str) -> Table:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    records = readers[path.suffix](path, content) if content else []
+    wrong: list[tuple[int, str]] = []
+    records = readers[path.suffix](path, content, wrong) if content else []
+    if problems is None or not records:
+        _refuse(path, wrong, "lines that are not JSON objects")
     if not records:
         raise DataError(f"{path}: the file is empty; it needs at least one row")
     columns = _columns(path, records)
-    rows, problems = [], []
+    rows = []
     for number, record in records:
         try:
             rows.append(_check(number, record, columns, splits))
         except ValueError as error:
-            problems.append(f"row {number}: {error}")
-    _refuse(path, problems, "rows that cannot be used")
+            wrong.append((number, str(error)))
+    if problems is None:
+        _refuse(path, wrong, "rows that cannot be used")
+    else:
+        problems += [f"{path.name}, row {number}: {what}" for number, what in sorted(wrong)]
     return Table(path, hashlib.sha256(content).hexdigest(), columns == _GROUP, rows)
 
 
-def _read_jsonl(path: Path, content: bytes) -> list[tuple[int, dict[str, Any]]]:
+def _read_jsonl(path: Path, content: bytes, problems: list[tuple[int, str]]) -> list[_Record]:
     try:
         # not splitlines: a prompt may hold a Unicode line separator
         lines = content.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         row = content[: error.start].count(b"\n") + 1
         raise DataError(f"{path}: row {row} is not UTF-8 text") from error
-    records, problems = [], []
+    records = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            problems.append(f"row {number}: {error.msg} at column {error.colno}")
+            problems.append((number, f"{error.msg} at column {error.colno}"))
             continue
         if isinstance(record, dict):
             records.append((number, record))
         else:
-            problems.append(f"row {number}: a JSON object is needed, not {_kind(record)}")
-    _refuse(path, problems, "lines that are not JSON objects")
+            problems.append((number, f"a JSON object is needed, not {_kind(record)}"))
     return records
 
 
-def _read_parquet(path: Path, content: bytes) -> list[tuple[int, dict[str, Any]]]:
+def _read_parquet(path: Path, content: bytes, problems: list[tuple[int, str]]) -> list[_Record]:
     # imported here: not needed by the worlds, and slow
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -131,13 +137,33 @@ def _read_parquet(path: Path, content: bytes) -> list[tuple[int, dict[str, Any]]
     return list(enumerate(table.select(wanted).to_pylist(), start=1))
 
 
-def _columns(path: Path, records: list[tuple[int, dict[str, Any]]]) -> tuple[str, ...]:
+def _columns(path: Path, records: list[_Record]) -> tuple[str, ...]:
     """Which of the two forms the file has, from the columns of its rows."""
+    of_form: dict[tuple[str, ...], list[int]] = {_GROUP: [], _PAIR: []}
+    for number, record in records:
+        # a row may have the columns of both; those of groups say more
+        for form, numbers in of_form.items():
+            if all(record.get(name) is not None for name in form):
+                numbers.append(number)
+                break
+    if all(of_form.values()):
+        raise DataError(
+            f"{path} mixes two forms: responses with scores in {_rows_named(of_form[_GROUP])}, "
+            f"chosen and rejected in {_rows_named(of_form[_PAIR])}. A file has one form, because "
+            "pairs have an order and no scores: keep one of them, or write pairs as groups "
+            '("responses": [chosen, rejected], "scores": [1, 0])'
+        )
     found = list(dict.fromkeys(name for _, record in records for name in record))
     for columns in (_GROUP, _PAIR):
         if all(name in found for name in columns):
             return columns
     return _refuse_columns(path, found)
+
+
+def _rows_named(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:_SHOWN]))
+    more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
+    return f"row{'s' * (len(numbers) > 1)} {shown}{more}"
 
 
 def _refuse_columns(path: Path, found: list[str]) -> tuple[str, ...]:
@@ -253,8 +279,8 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value).__name__, f"a {type(value).__name__}")
 
 
-def _refuse(path: Path, problems: list[str], what: str) -> None:
+def _refuse(path: Path, problems: list[tuple[int, str]], what: str) -> None:
     if problems:
-        shown = "; ".join(problems[:_SHOWN])
+        shown = "; ".join(f"row {number}: {why}" for number, why in problems[:_SHOWN])
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise DataError(f"{path}: {what}: {shown}{more}")

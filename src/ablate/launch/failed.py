@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from ablate.store.files import read_json, write_json
+from ablate.store.secrets import scrub
+from ablate.store.sweeps import read_sweep
 
 
 def note(folder: Path, stage: str, reason: str, log: str) -> None:
     """Leaves word that a stage failed, so that the runs that need it do not try in vain."""
-    found = {"reason": reason, "log": log, "time": time.time()}
+    found = {"reason": scrub(reason), "log": log, "time": time.time()}
     write_json(folder / "failed" / f"{stage}.json", found)
 
 
@@ -27,7 +29,11 @@ def clear(folder: Path) -> int:
     return len(notes)
 
 
+def forget(folder: Path, stage: str) -> None:
+    """Forgets the failure of one stage, which is tried again."""
+    (folder / "failed" / f"{stage}.json").unlink(missing_ok=True)
+
+
 def name_of(folder: Path, identity: str) -> str:
     """What a run of the sweep is called."""
-    names = read_json(folder / "sweep.json")["names"]
-    return str(names[identity])
+    return read_sweep(folder).names[identity]

@@ -4,10 +4,12 @@ Processes are forked from a server that has imported torch and TRL and has never
 a job starts in milliseconds and its end, however violent, costs nobody else anything.
 """
 
+import contextlib
 import os
 import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import connection
@@ -51,15 +53,16 @@ class State:
 Show = Callable[[State], None]
 
 
-def run_locally(sweep: Sweep, workers: int, show: Show) -> list[RunOutcome]:
+def run_locally(sweep: Sweep, workers: int, show: Show, max_restarts: int = 0) -> list[RunOutcome]:
     """Runs what the store lacks, at most `workers` jobs at a time.
 
     A job that fails, is killed or runs out of memory fails the runs that need it and no others.
 
     Args:
         show: called whenever something changes.
+        max_restarts: how often a job whose process died without a word is started again.
     """
-    pool = _Pool(sweep, workers, show)
+    pool = _Pool(sweep, workers, show, max_restarts)
     try:
         return pool.run()
     finally:
@@ -67,8 +70,10 @@ def run_locally(sweep: Sweep, workers: int, show: Show) -> list[RunOutcome]:
 
 
 class _Pool:
-    def __init__(self, sweep: Sweep, workers: int, show: Show) -> None:
+    def __init__(self, sweep: Sweep, workers: int, show: Show, max_restarts: int = 0) -> None:
         self.sweep, self.workers, self.show = sweep, workers, show
+        self.max_restarts = max_restarts
+        self.restarts: Counter[str] = Counter()
         names = self.names = {i: run_name(planned) for i, planned in sweep.plans.items()}
         self.waiting, stored = jobs_of(sweep)
         self.state = State(runs=len(sweep.plans), jobs=len(self.waiting))
@@ -131,7 +136,8 @@ class _Pool:
         outcome = self.folder / f"{job.key}.json"
         log = self.logs / job.log_name
         gpus = self._take_gpus(job.key)
-        arguments = (str(job.frozen), job.stage, str(outcome), str(log), gpus)
+        environment = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
+        arguments = (str(job.frozen), job.stage, str(outcome), str(log), environment)
         process = self.context.Process(target=work, args=arguments, name=job.title)
         process.start()
         self.active[process.sentinel] = (job, process, outcome, log)
@@ -164,6 +170,9 @@ class _Pool:
             raise KeyboardInterrupt
         if "reason" in result:
             self._fail(job, result["reason"], log)
+        elif self.restarts[job.key] < self.max_restarts:
+            self.restarts[job.key] += 1
+            self.waiting.insert(0, job)
         else:
             self._fail(job, death(process.exitcode), log, told=False)
 
@@ -172,8 +181,10 @@ class _Pool:
         self.failed[job.key] = reason
         if job.stage is None and not told:
             identity = job.run
-            attempt = records.new_attempt(self.sweep.layout, identity)
-            records.write_failure(attempt, self.names[identity], reason, None)
+            # on a store that takes no more the screen alone is told
+            with contextlib.suppress(OSError):
+                attempt = records.new_attempt(self.sweep.layout, identity)
+                records.write_failure(attempt, self.names[identity], reason, None)
         self.state.jobs_done += 1
         if job.stage is None:
             identity = job.run

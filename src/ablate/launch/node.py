@@ -2,7 +2,8 @@
 
 The scheduler's signals come here: SIGUSR2 (the time limit is near) is passed on, the work saves
 what it can, and the job is queued again; SIGTERM (preempted or cancelled) saves and ends, and
-whether the job comes back is the scheduler's affair.
+whether the job comes back is the scheduler's affair. A job of several tasks trains with all of
+them: task 0 leads, and has the say.
 """
 
 import os
@@ -14,11 +15,16 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from ablate import preemption
 from ablate.errors import AblateError
 from ablate.launch import failed, scheduler
+from ablate.launch.jobs import PROMISED
+from ablate.launch.second_phase import resolve
 from ablate.launch.sweep import thaw
+from ablate.launch.tasks import own_tasks
+from ablate.launch.tuning import settle
 from ablate.launch.worker import work
 from ablate.stages.forks import death, fork_context
 from ablate.store import records
@@ -40,16 +46,30 @@ def run(folder: str, root: str, pieces: Sequence[Piece], name: str, max_requeues
         max_requeues: how often this job may be queued again.
 
     Returns:
-        one word per piece: done, failed or stored.
+        one word per piece: done, failed or stored; of a task that only assists: assisted or idle.
 
     Raises:
         RuntimeError: a piece failed; the scheduler then shows the job as failed.
     """
     job = _Job(Path(folder), Layout(Path(root)), max_requeues)
-    words = [job.piece(*piece) for piece in pieces]
+    if not job.tasks.leads:
+        return " ".join(job.assist(number, *piece) for number, piece in enumerate(pieces))
+    words = [job.piece(number, *piece) for number, piece in enumerate(pieces)]
     if "failed" in words:
         raise RuntimeError(f"{words.count('failed')} of {len(words)} pieces of {name} failed")
     return " ".join(words)
+
+
+def choose(folder: str) -> str:
+    """Ends the first phase of a sweep: chooses among the trials of every arm, and freezes.
+
+    Raises:
+        RuntimeError: an arm had no finished trial; the others are chosen all the same.
+    """
+    without = settle(Path(folder))
+    if without:
+        raise RuntimeError(f"{len(without)} arms have no finished trial to choose")
+    return "done"
 
 
 class _Job:
@@ -58,6 +78,7 @@ class _Job:
         self.child: BaseProcess | None = None
         self.asked: signal.Signals | None = None
         self.context = fork_context()
+        self.tasks = own_tasks(folder, _own_id())
         (folder / "logs").mkdir(mode=0o700, parents=True, exist_ok=True)
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, self._hear)
@@ -68,58 +89,77 @@ class _Job:
         if child is not None and child.pid is not None and child.is_alive():
             os.kill(child.pid, signal.SIGUSR2)
 
-    def piece(self, frozen: str, stage: str | None, log: str) -> str:
+    def assist(self, number: int, frozen: str, stage: str | None, log: str) -> str:
+        """Another task's share of a piece; what became of it is task 0's to tell."""
+        ranks = self.tasks.hear(number, self._end_if_asked)
+        if ranks is None:
+            return "idle"
+        own = log.replace(".log", f".{self.tasks.rank}.log")
+        code, result = self._run_child(str(resolve(Path(frozen))), stage, own, ranks)
+        if code:
+            self._end_if_asked()
+            print(f"{log}: {result.get('reason') or death(code)}", file=sys.stderr)
+        return "assisted"
+
+    def piece(self, number: int, frozen: str, stage: str | None, log: str) -> str:
         """done, failed or stored."""
+        word = self._decided(frozen, stage, log)
+        ranks = self.tasks.tell(number, goes=word is None)
+        return word or self._piece(str(resolve(Path(frozen))), stage, log, ranks)
+
+    def _decided(self, frozen: str, stage: str | None, log: str) -> str | None:
+        """What becomes of a piece without any work; None where there is work to do."""
         try:
-            return self._piece(frozen, stage, log)
+            path = resolve(Path(frozen))
+            if self._stored(path, stage):
+                return "stored"
+            self._end_if_asked()
+            cause = self._failed_stage(path, stage)
+            if cause is None:
+                return None
+            if stage is None:
+                self._note_run(path.stem, cause)
+            print(cause, file=sys.stderr)
+            return "failed"
         except AblateError as error:
             # the frozen run itself cannot be read, or is no longer what it was
             if stage is not None:
                 failed.note(self.folder, stage, str(error), log)
-            else:
+            elif Path(frozen).parent.name != PROMISED:
                 self._note_run(Path(frozen).stem, str(error))
             print(error, file=sys.stderr)
             return "failed"
 
-    def _piece(self, frozen: str, stage: str | None, log: str) -> str:
-        path = Path(frozen)
-        if self._stored(path, stage):
-            return "stored"
-        if self.asked is not None:
-            self._end()
-        if stage is None:
-            cause = self._failed_stage(path)
-            if cause is not None:
-                self._note_run(path.stem, cause)
-                return "failed"
-        with tempfile.TemporaryDirectory(prefix="ablate-node-") as private:
-            outcome = Path(private) / "outcome.json"
-            code = self._run_child(
-                (frozen, stage, str(outcome), str(self.folder / "logs" / log), None)
-            )
-            result = read_json(outcome) if outcome.exists() else {}
+    def _piece(self, frozen: str, stage: str | None, log: str, ranks: dict[str, str]) -> str:
+        code, result = self._run_child(frozen, stage, log, ranks)
         if code == 0 and result:
             return "done"
-        if self.asked is not None and "reason" not in result:
-            self._end()
+        if "reason" not in result:
+            self._end_if_asked()
         reason = result.get("reason") or death(code)
         if stage is not None:
             failed.note(self.folder, stage, reason, log)
         elif "reason" not in result:
-            self._note_run(path.stem, reason)
+            self._note_run(Path(frozen).stem, reason)
         return "failed"
 
-    def _run_child(self, arguments: tuple[str, str | None, str, str, None]) -> int | None:
-        self.child = self.context.Process(target=work, args=arguments)
-        self.child.start()
-        if self.asked is not None:
-            self._hear(self.asked, None)
-        while self.child.is_alive():
-            # short waits, because a signal is heard between them
-            self.child.join(timeout=0.5)
-        code = self.child.exitcode
-        self.child = None
-        return code
+    def _run_child(
+        self, frozen: str, stage: str | None, log: str, environment: dict[str, str]
+    ) -> tuple[int | None, dict[str, Any]]:
+        """Exit code of the process that did a piece, and what it said of it."""
+        with tempfile.TemporaryDirectory(prefix="ablate-node-") as private:
+            outcome = Path(private) / "outcome.json"
+            where = (str(outcome), str(self.folder / "logs" / log), environment)
+            self.child = self.context.Process(target=work, args=(frozen, stage, *where))
+            self.child.start()
+            if self.asked is not None:
+                self._hear(self.asked, None)
+            while self.child.is_alive():
+                # short waits, because a signal is heard between them
+                self.child.join(timeout=0.5)
+            code = self.child.exitcode
+            self.child = None
+            return code, read_json(outcome) if outcome.exists() else {}
 
     def _stored(self, frozen: Path, stage: str | None) -> bool:
         if stage is None:
@@ -129,10 +169,13 @@ class _Job:
         planned = next((s for s in thaw(frozen).stages() if s.identity == stage), None)
         return planned is not None and StageStore(self.layout).exists(planned.name, stage)
 
-    def _failed_stage(self, frozen: Path) -> str | None:
-        """Why the run cannot be: a stage that it needs failed and is not there."""
-        store = StageStore(self.layout)
-        for stage in thaw(frozen).stages():
+    def _failed_stage(self, frozen: Path, wanted: str | None) -> str | None:
+        """Why a stage (None: the run) cannot be: one that it needs failed and is not there."""
+        store, stages = StageStore(self.layout), thaw(frozen).stages()
+        if wanted is not None:
+            stages = [s for s in stages if s.identity == wanted]
+            stages = [needed for s in stages for needed in s.walk() if needed.identity != wanted]
+        for stage in stages:
             found = failed.find(self.folder, stage.identity)
             if found is not None and not store.exists(stage.name, stage.identity):
                 return f"the stage '{stage.title}' failed: {found['reason']}"
@@ -142,16 +185,20 @@ class _Job:
         attempt = records.new_attempt(self.layout, identity)
         records.write_failure(attempt, failed.name_of(self.folder, identity), reason, None)
 
-    def _end(self) -> None:
-        """Leaves the machine; the job is queued again where its time was up."""
-        assert self.asked is not None
+    def _end_if_asked(self) -> None:
+        """Leaves the machine, if it is wanted; the job is queued again where its time was up."""
+        if self.asked is None:
+            return
         job = _own_id()
         count = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         if self.asked is not signal.SIGUSR2:
             print(f"ended by {self.asked.name}", file=sys.stderr)
         elif count >= self.max_requeues:
             print(f"not queued again: it was {count} times already", file=sys.stderr)
-        elif job is not None and os.environ.get("SLURM_PROCID", "0") == "0":
+        elif not self.tasks.leads:
+            # task 0 sees to it, and SLURM ends this process
+            time.sleep(60)
+        elif job is not None:
             print(f"queued again ({count + 1} of {self.max_requeues})", file=sys.stderr)
             sys.stderr.flush()
             scheduler.requeue(job)

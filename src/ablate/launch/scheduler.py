@@ -11,6 +11,7 @@ from ablate.errors import StoreError
 #: reasons with which a pending job waits for ever
 NEVER = (
     "DependencyNeverSatisfied",
+    "PartitionConfig",
     "PartitionTimeLimit",
     "PartitionNodeLimit",
     "BadConstraints",

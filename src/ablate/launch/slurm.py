@@ -2,17 +2,21 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ablate.config.launcher import Resources, SlurmConfig
 from ablate.errors import ConfigError, StoreError
-from ablate.launch import node, scheduler
-from ablate.launch.jobs import RUN, Job, jobs_of
+from ablate.launch import failed, node, scheduler
+from ablate.launch.jobs import CHOOSE, RUN, Job, jobs_of
+from ablate.launch.second_phase import with_second_phase
 from ablate.launch.sweep import Sweep
+from ablate.launch.tuning import second_phase, settle
+from ablate.stages.registry import KINDS
 from ablate.store import claims
 from ablate.store.files import read_json, write_json
+from ablate.store.sweeps import read_sweep
 
 #: an array's share of a sweep: each item is what one job works on, in order
 Batch = list[list[Job]]
@@ -52,7 +56,12 @@ def submit(sweep: Sweep, config: SlurmConfig) -> Submission:
 
 
 def _submit(sweep: Sweep, config: SlurmConfig) -> Submission:
-    jobs, stored = jobs_of(sweep)
+    # where all trials are in the store the choice needs no job
+    settle(sweep.folder, whole=True)
+    contests = read_sweep(sweep.folder).contests
+    both = replace(sweep, plans=sweep.plans | second_phase(sweep).plans, contests=contests)
+    jobs, stored = jobs_of(both)
+    jobs = with_second_phase(both, jobs)
     holding = held(sweep.folder)
     #: id of the array or job that holds a piece
     holder = {key: job.split("_")[0] for key, job in holding.items()}
@@ -64,6 +73,8 @@ def _submit(sweep: Sweep, config: SlurmConfig) -> Submission:
     )
     for kind, batch in batches(missing, per_job, limit):
         needs = {holder[need] for item in batch for job in item for need in job.needs}
+        for job in (job for item in batch for job in item if job.stage is not None):
+            failed.forget(sweep.folder, job.stage or "")
         ids = _submit_array(sweep, config, kind, batch, sorted(needs))
         for item, job_id in zip(batch, ids, strict=True):
             for job in item:
@@ -73,7 +84,7 @@ def _submit(sweep: Sweep, config: SlurmConfig) -> Submission:
         pieces = sum(len(item) for item in batch)
         if kind == RUN:
             result.runs += pieces
-        else:
+        elif kind != CHOOSE:
             result.stages += pieces
     return result
 
@@ -86,12 +97,12 @@ def batches(jobs: Sequence[Job], runs_per_job: int, limit: int) -> Iterator[tupl
     depth: dict[str, int] = {}
     for job in jobs:  # inputs first
         depth[job.key] = 1 + max((depth.get(need, 0) for need in job.needs), default=0)
-    groups: dict[tuple[int, str], list[Job]] = {}
+    groups: dict[tuple[int, float, str], list[Job]] = {}
     for job in jobs:
         # runs go last, together: they differ in depth only by what happens to be in the store
-        place = (math.inf if job.kind == RUN else depth[job.key], job.kind)
-        groups.setdefault(place, []).append(job)  # type: ignore[arg-type]
-    for (_, kind), members in sorted(groups.items()):
+        level = depth[job.key] if job.stage is not None else math.inf
+        groups.setdefault((job.phase, level, job.kind), []).append(job)
+    for (_, _, kind), members in sorted(groups.items()):
         size = runs_per_job if kind == RUN else 1
         items = [members[start : start + size] for start in range(0, len(members), size)]
         for start in range(0, len(items), limit):
@@ -128,7 +139,7 @@ def _submit_array(
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     executor = SlurmExecutor(folder=folder / "%j", max_num_timeout=config.max_num_timeout)
     executor.update_parameters(
-        **_parameters(config.resources(kind)),
+        **_parameters(_resources(config, kind)),
         job_name=f"ablate-{sweep.name[:12]}-{kind}",
         **({"dependency": "afterany:" + ":".join(needs)} if needs else {}),
     )
@@ -136,11 +147,13 @@ def _submit_array(
     try:
         with executor.batch():
             submitted = [
-                executor.submit(
+                executor.submit(node.choose, str(sweep.folder.resolve()))
+                if kind == CHOOSE
+                else executor.submit(
                     node.run,
                     str(sweep.folder.resolve()),
                     root,
-                    [(str(job.frozen.resolve()), job.stage, job.log_name) for job in item],
+                    [(str(job.frozen.absolute()), job.stage, job.log_name) for job in item],
                     item[0].title if len(item) == 1 else f"{len(item)} runs",
                     config.max_num_timeout,
                 )
@@ -149,6 +162,18 @@ def _submit_array(
     except FailedJobError as error:
         raise StoreError(f"sbatch refuses the array of {kind}: {error}") from error
     return [str(job.job_id) for job in submitted]
+
+
+def _resources(config: SlurmConfig, kind: str) -> Resources:
+    """What a job of this kind asks for: several tasks only where a trainer can use them."""
+    resources = config.resources(kind)
+    if kind != RUN and not (kind in KINDS and KINDS[kind].trains):
+        return resources.model_copy(update={"nodes": 1, "tasks_per_node": 1})
+    if resources.nodes * resources.tasks_per_node > 1:
+        # a task that is gone would be waited for until the time is up
+        ends = ["--kill-on-bad-exit=1", *resources.srun_args]
+        return resources.model_copy(update={"srun_args": ends})
+    return resources
 
 
 def _parameters(resources: Resources) -> dict[str, Any]:

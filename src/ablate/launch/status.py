@@ -1,5 +1,6 @@
 """How the runs of a sweep stand: by records first, then failures, claims and the scheduler."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +9,8 @@ from ablate.launch import failed, scheduler
 from ablate.launch.jobs import log_name, run_key
 from ablate.launch.slurm import submitted
 from ablate.store import claims, records
-from ablate.store.files import read_json
 from ablate.store.layout import Layout
+from ablate.store.sweeps import Contest, FrozenSweep, read_sweep
 
 #: in the order in which they are told
 STATES = ("done", "diverged", "running", "queued", "failed", "stuck", "lost", "missing")
@@ -36,14 +37,44 @@ class RunStatus:
 def sweep_status(folder: Path) -> list[RunStatus]:
     """Every run of a sweep, in its order."""
     layout = Layout(folder.parent.parent)
-    plain = read_json(folder / "sweep.json")
+    found = read_sweep(folder)
     jobs = submitted(folder)
     queue = scheduler.queue() if jobs and scheduler.available() else {}
-    tried = plain["time"]
-    return [
-        _status(folder, layout, identity, plain["names"][identity], jobs, queue, tried)
-        for identity in plain["runs"]
-    ]
+    # a job of the second phase was named before anyone knew which run it would be
+    promised = {
+        identity: contest.promise(seed)
+        for contest in found.contests
+        if contest.choice is not None
+        for seed, identity in contest.choice.runs.items()
+    }
+    known = [
+        _status(
+            folder, layout, identity, found.names[identity],
+            run_key(promised.get(identity, identity)), jobs, queue, found.time,
+        )
+        for identity in found.runs
+    ]  # fmt: skip
+    return known + [_awaited(found, contest, seed, jobs, queue) for contest, seed in found.open()]
+
+
+def _awaited(
+    found: FrozenSweep,
+    contest: Contest,
+    seed: int,
+    jobs: dict[str, str],
+    queue: dict[str, scheduler.Queued],
+) -> RunStatus:
+    """A run of the second phase whose settings are not chosen yet."""
+    promise = contest.promise(seed)
+    name = re.sub(r"seed=\d+$", f"seed={seed}", found.names[contest.runs[0]])
+    job = jobs.get(run_key(promise))
+    queued = queue.get(job) if job is not None else None
+    reason = f"waits for the choice among {len(contest.trials)} trials"
+    if queued is None:
+        return RunStatus(promise, name, "missing", reason)
+    if queued.hopeless:
+        return RunStatus(promise, name, "stuck", f"SLURM says {queued.reason}", None, job)
+    return RunStatus(promise, name, queued.state, reason, None, job)
 
 
 def _status(
@@ -51,6 +82,7 @@ def _status(
     layout: Layout,
     identity: str,
     name: str,
+    key: str,
     jobs: dict[str, str],
     queue: dict[str, scheduler.Queued],
     since: float,
@@ -58,7 +90,6 @@ def _status(
     state = records.status(layout, identity)
     if state is not None:
         return RunStatus(identity, name, state)
-    key = run_key(identity)
     log = folder / "logs" / log_name(key)
     job = jobs.get(key)
     queued = queue.get(job) if job is not None else None
@@ -74,7 +105,7 @@ def _status(
     if failure is not None and failure.data["time"] >= since:
         reason = failure.data["reason"]
         return RunStatus(identity, name, "failed", reason, shown or _stage_log(folder, reason), job)
-    if claims.is_held(layout.claims / key):
+    if claims.is_held(layout.claims / run_key(identity)):
         return RunStatus(identity, name, "running", None, shown, job)
     if job is not None:
         words = f"job {job} ended without a word (killed, cancelled, or out of memory)"
@@ -87,7 +118,8 @@ def _stage_log(folder: Path, reason: str) -> Path | None:
     for path in (folder / "failed").glob("*.json"):
         found = failed.find(folder, path.stem)
         if found is not None and found["reason"] in reason:
-            return folder / "logs" / str(found["log"])
+            log = folder / "logs" / str(found["log"])
+            return log if log.exists() else None
     return None
 
 

@@ -1,5 +1,6 @@
 """What one job does: computes one stage, or completes one run, of a frozen run."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -12,8 +13,10 @@ from ablate.errors import AblateError
 from ablate.launch.sweep import layout_of, thaw
 from ablate.stages.complete import complete
 from ablate.stages.execute import Execution
+from ablate.stages.forks import die_with_parent
 from ablate.stages.team import together
-from ablate.store.files import write_json
+from ablate.store.files import disk_trouble, write_json
+from ablate.store.secrets import scrub
 from ablate.store.stages import StageStore
 
 
@@ -41,7 +44,9 @@ def carry_out(frozen: Path, stage: str | None) -> dict[str, Any] | None:
     return together(planned, lead)
 
 
-def work(frozen: str, stage: str | None, outcome: str, log: str, gpus: str | None) -> None:
+def work(
+    frozen: str, stage: str | None, outcome: str, log: str, environment: dict[str, str]
+) -> None:
     """Entry of a job's process; leaves its outcome as JSON and exits with 0 or 1.
 
     A process that is asked to make room (SIGUSR2) exits with `preemption.EXIT_CODE` and no
@@ -52,30 +57,37 @@ def work(frozen: str, stage: str | None, outcome: str, log: str, gpus: str | Non
         stage: identity of the stage to compute; None completes the run.
         outcome: path of the JSON that tells how it ended.
         log: path of the file that receives everything the job prints.
-        gpus: the GPUs that the job may see, one per training process; None leaves the choice as
-            it is.
+        environment: set in this process: the GPUs that the job may see, one per training process,
+            or its place among the ranks that a launcher started.
     """
-    if gpus is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    os.environ.update(environment)
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     preemption.listen(signal.SIGUSR2)
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
     try:
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
         write_json(Path(outcome), carry_out(Path(frozen), stage) or {})
     except preemption.Preempted as wish:
         print(f"asked to end by {wish}; what was published is kept", file=sys.stderr)
         sys.exit(preemption.EXIT_CODE)
     except KeyboardInterrupt:
         sys.exit(130)
-    except AblateError as error:
-        print(error, file=sys.stderr)
-        print("\n".join(getattr(error, "__notes__", [])), file=sys.stderr)
-        write_json(Path(outcome), {"status": "failed", "reason": str(error)})
-        sys.exit(1)
     except Exception as error:
-        traceback.print_exc()
-        reason = f"{type(error).__name__}: {error}"
+        reason = str(error)
+        if not isinstance(error, AblateError):
+            trouble = disk_trouble(error)
+            reason = f"{type(error).__name__}: {error}"
+            if trouble is not None:
+                reason = f"the results folder could not be written: {error}"
+        # first of all: a log on a full disk takes no word
         write_json(Path(outcome), {"status": "failed", "reason": reason})
+        with contextlib.suppress(OSError):
+            if isinstance(error, AblateError):
+                told = "\n".join([reason, *getattr(error, "__notes__", [])])
+            else:
+                told = traceback.format_exc()
+            print(scrub(told), file=sys.stderr)
+            sys.stderr.flush()
         sys.exit(1)

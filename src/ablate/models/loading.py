@@ -22,6 +22,7 @@ from ablate.config.model import BaseModelConfig
 from ablate.errors import ModelError
 from ablate.models.missing import check_safetensors, offline_help
 from ablate.models.tokenizer import save_tokenizer, stop_token_ids
+from ablate.store import crash
 from ablate.trl_compat.arguments import sharded, world_size
 from ablate.trl_compat.quiet import quiet
 
@@ -212,7 +213,9 @@ def save_model(
         save_tokenizer(tokenizer, partial)
         if also is not None:
             also(partial)
+        crash.point("checkpoint-before-rename")
         partial.rename(folder)
+        crash.point("checkpoint-after-rename")
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

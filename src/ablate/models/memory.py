@@ -1,6 +1,7 @@
 """How much GPU memory preference training takes: a sum over what is held, from a model's shape."""
 
 from dataclasses import dataclass
+from typing import Any
 
 #: tokens of a sequence that the estimates in the level files assume
 TOKENS = 1024
@@ -21,6 +22,26 @@ class Shape:
     vocabulary: int
     weights: int
     tied: bool
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> "Shape":
+        """The shape of a LLaMA-like model from the content of its config.json.
+
+        Weights are those of the matrices: projections, the three of the MLP, embeddings and head.
+
+        Raises:
+            KeyError: the config says nothing of one of these.
+        """
+        hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        kv_heads = config.get("num_key_value_heads") or heads
+        head_dim = config.get("head_dim") or hidden // heads
+        layers, intermediate = config["num_hidden_layers"], config["intermediate_size"]
+        vocabulary, tied = config["vocab_size"], bool(config.get("tie_word_embeddings", False))
+        layer = 2 * hidden * head_dim * (heads + kv_heads) + 3 * hidden * intermediate
+        weights = layers * layer + vocabulary * hidden * (1 if tied else 2)
+        return cls(
+            hidden, layers, heads, kv_heads, head_dim, intermediate, vocabulary, weights, tied
+        )
 
     @property
     def layer_weights(self) -> int:
@@ -67,8 +88,10 @@ def estimate(
     fsdp: bool,
     micro_batch_size: int,
     checkpointing: bool,
+    responses: int = RESPONSES,
+    tokens: int = TOKENS,
 ) -> Estimate:
-    """Memory per GPU of preference training in bfloat16 on `TOKENS` tokens × `RESPONSES`.
+    """Memory per GPU of preference training in bfloat16, `responses` per prompt of `tokens` each.
 
     All weights trained: float32 master weights, gradients and two moments (16 bytes a weight).
     Adapters: the base in bfloat16 (2 bytes a weight) and 16 bytes a weight of the adapters.
@@ -87,7 +110,7 @@ def estimate(
         working = 2 * (embeddings + 2 * shape.layer_weights)
     else:
         working = (2 * trained if rank is None else 0) + (4 * trained if processes > 1 else 0)
-    tokens = micro_batch_size * RESPONSES * TOKENS
+    held = micro_batch_size * responses * tokens
     kept = 2 * (8 * shape.hidden + 3 * shape.intermediate)
     per_token = shape.layers * 2 * shape.hidden + kept if checkpointing else shape.layers * kept
-    return Estimate(states, working, tokens * per_token)
+    return Estimate(states, working, held * per_token)

@@ -1,7 +1,8 @@
 """Sweeps as the store knows them: which runs were asked for, and what became of each."""
 
+import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from ablate.results.load import Damaged, Runs, read_runs
 from ablate.results.rows import settings
 from ablate.store import files
 from ablate.store.layout import Layout
+from ablate.store.sweeps import Contest, FrozenSweep, read_sweep, sweeps
+
+#: column of runs of tuned sweeps, and its values
+PHASE, TUNE, REPORT = "phase", "tune", "report"
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,10 @@ class Study:
     lacking: runs that were asked for and have no record: their settings, id, `state` (failed,
         damaged or missing) and `reason`.
     settings: what the sweep fixed about its analysis before it ran (baseline, margin, …).
+    notes: what a reader of its table must know of the choice among trials.
+
+    Of a sweep that tunes, `phase` tells runs that chose (tune) from those that report (report). A
+    run that stands for several `config.match` of a study of K has a row for each.
     """
 
     frame: pd.DataFrame
@@ -29,8 +38,14 @@ class Study:
     damaged: list[Damaged]
     name: str | None
     settings: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
     #: the command lines that started the sweep, without `ablate`
     commands: tuple[str, ...] = ()
+
+    @property
+    def reported(self) -> pd.DataFrame:
+        """The finished runs without those that only chose among trials."""
+        return self.frame[self.frame["phase"] != TUNE] if PHASE in self.frame else self.frame
 
 
 def sweep_folders(layout: Layout, name: str) -> list[Path]:
@@ -42,11 +57,7 @@ def sweep_folders(layout: Layout, name: str) -> list[Path]:
     Raises:
         StoreError: none, or several identities; lists what there is.
     """
-    known = {}
-    if layout.sweeps.is_dir():
-        for folder in sorted(layout.sweeps.iterdir(), key=lambda path: path.stat().st_mtime):
-            if (folder / "sweep.json").exists():
-                known[folder] = files.read_json(folder / "sweep.json")
+    known = {folder: files.read_json(folder / "sweep.json") for folder in sweeps(layout)}
     named = {folder: names(content) for folder, content in known.items()}
     found = [folder for folder in known if name in named[folder]]
     if found:
@@ -61,34 +72,41 @@ def sweep_folders(layout: Layout, name: str) -> list[Path]:
     raise StoreError(f"no sweep '{name}' in {layout.root.resolve()}{told}")
 
 
+def typed(overrides: list[str]) -> str:
+    """The words of a frozen sweep's command line, without what its file added and local paths."""
+    words = [str(word) for word in overrides]
+    kept = [w for w in words if not w.startswith(("analysis.", "results_dir=", "hydra"))]
+    return " ".join(shlex.quote(word) for word in [*kept, "-m"])
+
+
 def copy_sweeps(layout: Layout, target: Layout, names: list[str] | None) -> None:
     """Hands on what was asked for: frozen sweeps, with the settings of runs that did not finish.
 
     Args:
         names: as for `sweep_folders`; None copies all.
     """
-    if names is None:
-        folders = sorted(layout.sweeps.iterdir()) if layout.sweeps.is_dir() else []
-    else:
+    folders = sweeps(layout)
+    if names is not None:
         folders = [folder for name in names for folder in sweep_folders(layout, name)]
     reasons = _failures(layout)
     for folder in folders:
-        if not (folder / "sweep.json").exists():
-            continue
-        content = files.read_json(folder / "sweep.json")
-        files.write_json(target.sweeps / folder.name / "sweep.json", content)
-        there = read_runs(layout.root, [str(identity) for identity in content["runs"]]).frame
+        new = target.sweeps / folder.name
+        for path in [folder / "sweep.json", *sorted((folder / "chosen").glob("*.json"))]:
+            files.write_json(new / path.relative_to(folder), files.read_json(path))
+        one = read_sweep(folder)
+        there = read_runs(layout.root, one.runs).frame
         finished = set(there["id"]) if len(there) else set()
-        for identity in content["runs"]:
-            if identity in finished:
+        # those of an undecided contest stand for the runs that nobody can name yet
+        open_ones = {contest.runs[0] for contest, _ in one.open()}
+        for identity in one.runs:
+            if identity in finished and identity not in open_ones:
                 continue
-            config = files.read_json(folder / "runs" / f"{identity}.json")
+            config = files.read_json(one.frozen(identity))
             files.write_json(
-                target.sweeps / folder.name / "runs" / f"{identity}.json",
-                {**config, "results_dir": "results"},
+                new / "runs" / f"{identity}.json", {**config, "results_dir": "results"}
             )
             if identity in reasons:
-                attempt = target.attempts / str(identity) / "1"
+                attempt = target.attempts / identity / "1"
                 files.write_json(attempt / "failure.json", {"reason": reasons[identity]})
 
 
@@ -100,13 +118,6 @@ def names(content: dict[str, Any]) -> list[str]:
         for key, _, value in (word.partition("=") for word in words)
         if key.lstrip("+") == "sweep"
     ]
-
-
-def typed(content: dict[str, Any]) -> str:
-    """The words of a frozen sweep's command line, without what its file added and local paths."""
-    words = [str(word) for word in content["overrides"]]
-    kept = [w for w in words if not w.startswith(("analysis.", "results_dir=", "hydra."))]
-    return " ".join(shlex.quote(word) for word in [*kept, "-m"])
 
 
 def analysis_of(content: dict[str, Any]) -> dict[str, Any]:
@@ -138,26 +149,101 @@ def load_study(root: str | Path, sweep: str | None = None) -> Study:
         return Study(runs.frame, pd.DataFrame(lacking), runs.damaged, None, {})
     if not layout.root.is_dir():
         raise StoreError(f"there is no results folder {layout.root.resolve()}")
-    asked: dict[str, Path] = {}
+    found = [read_sweep(folder) for folder in sweep_folders(layout, sweep)]
     analysis: dict[str, Any] = {}
-    commands = []
-    for folder in sweep_folders(layout, sweep):
-        content = files.read_json(folder / "sweep.json")
-        commands.append(typed(content))
-        asked |= {str(identity): folder for identity in content["runs"]}
-        analysis |= analysis_of(content)
+    for one in found:
+        analysis |= analysis_of({"overrides": one.overrides})
+    asked = {identity: one for one in found for identity in one.runs}
     runs = read_runs(root, asked)
-    lacking = _lacking(layout, asked, runs)
-    return Study(runs.frame, lacking, runs.damaged, sweep, analysis, tuple(dict.fromkeys(commands)))
+    lacking = [*_lacking(layout, asked, runs), *(row for one in found for row in _awaited(one))]
+    return Study(
+        _in_frame(runs.frame, found),
+        _in_study(lacking, found),
+        runs.damaged,
+        sweep,
+        analysis,
+        [note for one in found for note in _choices(one)],
+        tuple(dict.fromkeys(typed(one.overrides) for one in found)),
+    )
 
 
-def _lacking(layout: Layout, asked: dict[str, Path], runs: Runs) -> pd.DataFrame:
+def _in_frame(frame: pd.DataFrame, found: list[FrozenSweep]) -> pd.DataFrame:
+    """As `_in_study`, for the many finished runs."""
+    trials = {identity for one in found for identity in one.trials}
+    labels = {identity: of for one in found for identity, of in one.labels.items() if of}
+    if frame.empty or not (trials or labels):
+        return frame
+    if trials:
+        chose = frame["id"].isin(trials)
+        frame = frame.assign(**{PHASE: chose.map({True: TUNE, False: REPORT})})
+    if not labels:
+        return frame
+    of = [labels.get(identity, [{}]) for identity in frame["id"]]
+    repeated = frame.loc[frame.index.repeat([len(one) for one in of])].reset_index(drop=True)
+    told = pd.DataFrame([label for one in of for label in one]).add_prefix("config.")
+    return pd.concat([repeated.drop(columns=told.columns, errors="ignore"), told], axis=1).copy()
+
+
+def _in_study(rows: list[dict[str, Any]], found: list[FrozenSweep]) -> pd.DataFrame:
+    """Adds what the sweeps know of the runs: their phase, and a row for each of their labels."""
+    trials = {identity for one in found for identity in one.trials}
+    labels = {identity: of for one in found for identity, of in one.labels.items()}
+    result = []
+    for row in rows:
+        phase = {PHASE: TUNE if row["id"] in trials else REPORT} if trials else {}
+        for label in row.pop("_labels", labels.get(row["id"])) or [{}]:
+            result.append({**row, **phase, **{f"config.{k}": v for k, v in label.items()}})
+    return pd.DataFrame(result)
+
+
+def _awaited(found: FrozenSweep) -> list[dict[str, Any]]:
+    """Runs of the second phase that nobody can name yet; tuned settings are those of a trial."""
+    rows = []
+    for contest, seed in found.open():
+        config = files.read_json(found.frozen(contest.runs[0]))
+        config["seed"]["value"] = seed
+        reason = "no trial of its arm has been chosen"
+        known = {"id": contest.promise(seed), "state": "missing", "reason": reason}
+        rows.append({**settings(config), **known, "_labels": contest.labels})
+    return rows
+
+
+def _choices(found: FrozenSweep) -> list[str]:
+    """Optima at the edge of what was tried, and contests that lacked trials."""
+    notes = []
+    for contest in found.contests:
+        if contest.choice is None:
+            continue
+        name = _arm(found, contest)
+        for setting, end in contest.choice.edges.items():
+            word = "smallest" if end == "low" else "largest"
+            notes.append(
+                f"{name}: the chosen {setting}={contest.choice.settings[setting]:g} is the {word} "
+                f"of {len(contest.trials)} tried; the optimum may lie beyond its range"
+            )
+        lacking = sum(value is None for value in contest.choice.values)
+        if lacking:
+            notes.append(
+                f"{name}: chosen among {len(contest.trials) - lacking} of {len(contest.trials)} "
+                "trials, because the others have no record (`ablate retry`)"
+            )
+    return notes
+
+
+def _arm(found: FrozenSweep, contest: Contest) -> str:
+    """What the runs of a contest have in common, for people."""
+    name = re.sub(r" seed=\d+$", "", found.names[contest.runs[0]])
+    told = {value for label in contest.labels for value in label.values()}
+    return f"{name} ({', '.join(sorted(told))})" if told else name
+
+
+def _lacking(layout: Layout, asked: dict[str, FrozenSweep], runs: Runs) -> list[dict[str, Any]]:
     """Runs without a usable record, with the settings that were frozen for them."""
     finished = set(runs.frame["id"]) if len(runs.frame) else set()
     damaged = {item.identity: item.reason for item in runs.damaged}
     failed = _failures(layout)
     rows = []
-    for identity, folder in asked.items():
+    for identity, sweep in asked.items():
         if identity in finished:
             continue
         state, reason = "missing", "no record and no failure: not run, or still running"
@@ -165,9 +251,9 @@ def _lacking(layout: Layout, asked: dict[str, Path], runs: Runs) -> pd.DataFrame
             state, reason = "damaged", damaged[identity]
         elif identity in failed:
             state, reason = "failed", failed[identity]
-        config = files.read_json(folder / "runs" / f"{identity}.json")
+        config = files.read_json(sweep.frozen(identity))
         rows.append({**settings(config), "id": identity, "state": state, "reason": reason})
-    return pd.DataFrame(rows)
+    return rows
 
 
 def _failures(layout: Layout) -> dict[str, str]:
@@ -185,9 +271,7 @@ def _failures(layout: Layout) -> dict[str, str]:
 def _frozen_anywhere(layout: Layout, ids: list[str]) -> dict[str, dict[str, Any]]:
     """Settings of runs that any sweep froze."""
     result: dict[str, dict[str, Any]] = {}
-    if not layout.sweeps.is_dir():
-        return result
-    for folder in sorted(layout.sweeps.iterdir()):
+    for folder in sweeps(layout):
         for identity in ids:
             path = folder / "runs" / f"{identity}.json"
             if identity not in result and path.exists():

@@ -22,6 +22,23 @@ class SampledResponse:
     finished: bool
 
 
+@dataclass
+class Count:
+    """How much was drawn, stop tokens included."""
+
+    responses: int = 0
+    tokens: int = 0
+
+    def add(self, responses: int, tokens: int) -> None:
+        """Counts further draws."""
+        self.responses += responses
+        self.tokens += tokens
+
+    def plain(self) -> dict[str, int]:
+        """For a record."""
+        return {"responses": self.responses, "tokens": self.tokens}
+
+
 def as_response(name: str, index: int, ids: Sequence[int], stops: Sequence[int]) -> SampledResponse:
     """The response of generated tokens, which may run on after the first stop token.
 

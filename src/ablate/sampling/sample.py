@@ -3,13 +3,16 @@
 Token t of response i to prompt x is the inverse of the model's cumulative distribution (tokens in
 the order of their ids) at a uniform number that depends on (seed, x, i, t) alone. Batch size,
 the order of prompts and the size of the pool do not change a response, and a larger pool begins
-with the smaller one. What remains is rounding: a different batch shape may change a logit in its
-last bits, and a token whose boundary lies within that distance.
+with the smaller one; so where memory runs out, half as many are drawn at a time. What remains is
+rounding: a different batch shape may change a logit in its last bits, and a token whose boundary
+lies within that distance.
 """
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import (
     DynamicCache,
     GenerationConfig,
@@ -24,10 +27,12 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from ablate.config.dataset import Sampling
+from ablate.errors import ModelError
 from ablate.models.loading import check_lengths, context_length
 from ablate.models.tokenizer import stop_token_ids
 from ablate.sampling.noise import KEYED, choose, noise_table
 from ablate.sampling.responses import Prompt, Report, SampledResponse, as_response, in_order
+from ablate.trl_compat.fused_head import base_of
 from ablate.trl_compat.quiet import quiet
 
 
@@ -113,11 +118,16 @@ class TransformersBackend:
         # a model's own defaults (a repetition penalty, say) would change the distribution unseen
         model.generation_config = GenerationConfig()
         try:
-            for start in range(0, len(rows), self.batch_size):
-                batch = rows[start : start + self.batch_size]
-                drawn += _draw(model, self.tokenizer, batch, sampling, seed)
+            while len(drawn) < len(rows):
+                size = min(self.batch_size, lowered_batch(model) or self.batch_size)
+                batch = rows[len(drawn) : len(drawn) + size]
+                found = _draw_if_it_fits(model, self.tokenizer, batch, sampling, seed)
+                if found is None:
+                    _lower(model, len(batch), sampling)
+                    continue
+                drawn += found
                 if report is not None:
-                    report(start + len(batch), len(rows), {})
+                    report(len(drawn), len(rows), {})
         finally:
             model.generation_config = own_defaults
             model.train(was_training)
@@ -125,6 +135,43 @@ class TransformersBackend:
 
     def close(self) -> None:
         """Nothing to free: the model belongs to the caller."""
+
+
+#: how many responses at a time fit beside a model in memory, where fewer than were asked for
+_LOWERED: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+
+
+def lowered_batch(model: Any) -> int | None:
+    """Responses drawn at a time from this model since memory ran out; None where it never did."""
+    return _LOWERED.get(base_of(model))
+
+
+def _draw_if_it_fits(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[tuple[str, int, list[int]]],
+    sampling: Sampling,
+    seed: int,
+) -> list[SampledResponse] | None:
+    """None where memory ran out; the failed attempt's tensors are free by then."""
+    try:
+        return _draw(model, tokenizer, rows, sampling, seed)
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+    return None
+
+
+def _lower(model: Any, failed: int, sampling: Sampling) -> None:
+    """Halves the number of responses at a time, for as long as the model lives."""
+    clear_device_cache(garbage_collection=True)
+    if failed == 1:
+        raise ModelError(
+            f"memory ran out while a single response of up to {sampling.max_new_tokens} tokens "
+            "was drawn. Lower max_new_tokens (dataset.pool.sampling, evaluation.sampling), use a "
+            "smaller model, or a machine with more memory"
+        )
+    _LOWERED[base_of(model)] = failed // 2
 
 
 class KeyedChoice(LogitsProcessor):

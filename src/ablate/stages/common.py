@@ -1,6 +1,6 @@
 """What several stages' work shares: loading policies, reading pools, joining tables."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sized
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ablate.config.run import RunConfig
 from ablate.models.fit import Fitter
 from ablate.models.loading import context_length, load_model
 from ablate.models.tokenizer import load_tokenizer
+from ablate.sampling.responses import Count
 from ablate.stages.context import Report
 from ablate.store.files import read_json
 from ablate.store.tables import read_table
@@ -97,6 +98,23 @@ def within(report: Report, first: float, last: float) -> Report:
         report(round(1000 * share), 1000, metrics)
 
     return inner
+
+
+def counted(responses: Iterable[Sized], model: Any) -> dict[str, int]:
+    """How many sampled responses and tokens (stop tokens included), for a stage's result.
+
+    With `batch_size`, how many of them at a time, where memory ran out with more.
+    """
+    sizes = [len(ids) for ids in responses]
+    return drawn_from(model, Count(len(sizes), sum(sizes)))
+
+
+def drawn_from(model: Any, count: Count) -> dict[str, int]:
+    """As `counted`, of what was counted before."""
+    from ablate.sampling.sample import lowered_batch
+
+    lowered = lowered_batch(model)
+    return count.plain() | ({} if lowered is None else {"batch_size": lowered})
 
 
 def as_lists(column: pd.Series) -> list[list[int]]:

@@ -13,14 +13,14 @@ from ablate.config.reward import judge_share
 from ablate.errors import AblateError, StoreError
 from ablate.stages.execute import Display, Execution, Silent
 from ablate.stages.graph import RunPlan, Stage
-from ablate.stages.registry import RUN_STAGES
-from ablate.stages.spent import tokens_generated
+from ablate.stages.registry import KINDS, RUN_STAGES
 from ablate.stages.team import launched
 from ablate.stages.tracker import open_tracker
 from ablate.store import claims, files, records
 from ablate.store.layout import Layout, check_writable
 from ablate.store.provenance import provenance
 from ablate.store.records import Record
+from ablate.store.secrets import scrub
 from ablate.store.stages import StageStore
 
 
@@ -107,7 +107,9 @@ def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display)
                     shutil.copyfile(evaluation / name, private / name)
             join_rounds(rounds, "train.parquet", private)
             join_rounds(rounds, "curve.parquet", private)
-            record = records.publish(layout, plan.identity, private, data)
+            record = records.publish(
+                layout, plan.identity, private, data, again=plan.run.force is not False
+            )
         tracker.finish(_summary(record))
     except AblateError as error:
         _fail(attempt, name, str(error), error)
@@ -123,10 +125,12 @@ def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display)
 
 
 def _forget(attempt: Path) -> None:
-    """Removes an attempt that has nothing to tell, and its folder if it was the only one."""
+    """Removes an attempt that has nothing to tell, and what killed ones left (empty folders)."""
     shutil.rmtree(attempt, ignore_errors=True)
     with contextlib.suppress(OSError):
-        attempt.parent.rmdir()
+        for folder in (*attempt.parent.iterdir(), attempt.parent):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def _fail(attempt: Path, name: str, reason: str, error: BaseException) -> None:
@@ -134,16 +138,13 @@ def _fail(attempt: Path, name: str, reason: str, error: BaseException) -> None:
         records.write_failure(attempt, name, reason, None)
         notes = "\n".join(getattr(error, "__notes__", []))
         if notes:
-            (attempt / "traceback.txt").write_text(notes, encoding="utf-8")
+            (attempt / "traceback.txt").write_text(scrub(notes), encoding="utf-8")
 
 
 def _record_data(
     plan: RunPlan, execution: Execution, evaluation: Path, started: float
 ) -> dict[str, Any]:
     import torch
-
-    from ablate.stages.common import STEPS
-    from ablate.store.tables import read_table
 
     stages = plan.stages()
     results = {}
@@ -197,14 +198,7 @@ def _record_data(
             {key: done[key] for key in ("groups", "responses", "last", "curve")} for done in rounds
         ],
         "tokens_trained": sum(done["tokens"] for done in rounds),
-        "tokens_generated": tokens_generated(
-            [(stage.name, results[stage.identity]) for stage in stages],
-            [
-                read_table(execution.store.path(stage.name, stage.identity) / STEPS)
-                for stage in rounds_of(plan)
-                if stage.params["collection"] != "offline"
-            ],
-        ),
+        "tokens_generated": tokens_generated(stages, results),
         "device_seconds": round(own_seconds, 3),
         "started": started,
         "finished": time.time(),
@@ -216,6 +210,19 @@ def _record_data(
         },
         "provenance": provenance(),
     }
+
+
+def tokens_generated(stages: list[Stage], results: dict[str, dict[str, Any]]) -> int | None:
+    """Tokens that all stages of a run sampled, those that it shares with other runs included.
+
+    None where a stage was computed before stages counted them.
+    """
+    found = [
+        results[stage.identity].get("generated") for stage in stages if KINDS[stage.name].draws
+    ]
+    if any(count is None for count in found):
+        return None
+    return sum(count["tokens"] for count in found if count is not None)
 
 
 def rounds_of(plan: RunPlan) -> list[Stage]:

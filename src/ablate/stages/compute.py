@@ -9,6 +9,7 @@ from ablate.errors import AblateError, ConfigError, StageFailed
 from ablate.stages.context import Context, isolated_generators
 from ablate.stages.graph import Stage
 from ablate.stages.registry import KINDS
+from ablate.store.files import disk_trouble
 
 
 def compute_here(stage: Stage, context: Context) -> None:
@@ -24,6 +25,10 @@ def compute_here(stage: Stage, context: Context) -> None:
     except AblateError:
         raise
     except Exception as error:
+        trouble = disk_trouble(error)
+        if trouble is not None:
+            where = f"{trouble} (results folder {context.run.results_dir})"
+            raise StageFailed(f"the stage '{stage.title}' could not be written: {where}") from error
         failure = StageFailed(f"the stage '{stage.title}' failed: {_cause(error)}")
         failure.add_note(traceback.format_exc())
         raise failure from error

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ablate.config.dataset import Labels, Sampling
+from ablate.config.run import RunConfig
 from ablate.datasets import label_models, open_dataset
 from ablate.evaluation.answers import (
     Opponents,
@@ -18,6 +20,7 @@ from ablate.evaluation.answers import (
 )
 from ablate.evaluation.verdicts import Tally
 from ablate.metrics import summarize, summarize_pairs
+from ablate.models.adapted import ADAPTER, AdaptersOff, load_adapted
 from ablate.models.logps import token_kl
 from ablate.rewards.scorers import LOGP_BATCH_TOKENS
 from ablate.stages.common import (
@@ -25,6 +28,7 @@ from ablate.stages.common import (
     MODEL,
     RESULT,
     as_lists,
+    counted,
     labelled,
     load_policy,
     model_of,
@@ -72,9 +76,17 @@ def run(context: Context) -> None:
     """
     started = time.monotonic()
     step = chosen_step(context)
-    model, tokenizer = load_policy(context.inputs["policy"] / f"step-{step}", context.run)
+    folder = context.inputs["policy"] / f"step-{step}"
+    model, tokenizer = load_policy(folder, context.run)
     answers, tally = held_out_answers(context, model, tokenizer, within(context.report, 0.0, 0.7))
+    generated = counted(answers["response_ids"], model)
+    if adapts_reference(context.run, folder):
+        # one copy of the base weights for both; the merged ones, which answered, are given back
+        del model
     sft, _ = load_policy(context.inputs["reference"] / MODEL, context.run)
+    if adapts_reference(context.run, folder):
+        model = load_adapted(sft, folder)
+        sft = AdaptersOff(model)
     reference = sft
     if "trained_from" in context.inputs:
         reference, _ = load_policy(model_of(context.inputs, "trained_from"), context.run)
@@ -111,10 +123,19 @@ def run(context: Context) -> None:
             "step": step,
             "metrics": metrics,
             "seconds": time.monotonic() - started,
-            "tokens": int(answers["num_tokens"].sum()),
+            "generated": generated,
             "judging": tally.plain(),
         },
     )
+
+
+def adapts_reference(run: RunConfig, folder: Path) -> bool:
+    """Whether a checkpoint is the SFT policy with adapters, so that one copy can serve both.
+
+    Adapters of a later round lie on those of the round before, which are merged by then.
+    """
+    from_sft = run.collection.rounds == 1 or run.collection.init == "sft"
+    return run.base_model.lora is not None and from_sft and (folder / ADAPTER).is_dir()
 
 
 def _arrays(table: pd.DataFrame) -> dict[str, np.ndarray]:

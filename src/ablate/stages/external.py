@@ -117,7 +117,8 @@ def _digests(folder: Path, layout: Layout, wanted: tuple[str, ...]) -> dict[str,
         stat = path.stat()
         key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
         memory = layout.cache / "file_digests.json"
-        result[path.name] = remembered(memory, key, partial(checksum, path))
+        content = partial(checksum, path)
+        result[path.name] = remembered(memory, key, content, keep=not layout.read_only)
     return result
 
 

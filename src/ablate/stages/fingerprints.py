@@ -26,7 +26,8 @@ def objective_content(objective: ObjectiveConfig, layout: Layout) -> dict[str, A
 
     key = digest({"config": config, "source": _source_digest()})
     slots = {name: value for name, value in objective.identity().items() if name != "name"}
-    digest_of_loss = remembered(layout.cache / "fingerprints.json", key, compute)
+    path = layout.cache / "fingerprints.json"
+    digest_of_loss = remembered(path, key, compute, keep=not layout.read_only)
     return {"slots": slots, "fingerprint": digest_of_loss}
 
 

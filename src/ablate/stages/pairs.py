@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.datasets.draws import Draws
+from ablate.models.adapted import plain
 from ablate.models.logps import Item, response_logps
 from ablate.rewards.scorers import LOGP_BATCH_TOKENS
 from ablate.stages.common import as_lists, grouped, labelled, read_pool
@@ -77,7 +78,8 @@ def with_logps(pairs: pd.DataFrame, policy: Any, reference: Any, tokenizer: Any)
         (prompt, list(both)) for prompt, both in zip(prompts, zip(*sides, strict=True), strict=True)
     ]
     for name, model in (("policy", policy), ("ref", reference)):
-        values = np.array(response_logps(model, tokenizer, items, LOGP_BATCH_TOKENS))
+        with plain(model) as scored:
+            values = np.array(response_logps(scored, tokenizer, items, LOGP_BATCH_TOKENS))
         for place, side in enumerate(SIDES):
             pairs[f"logp_{name}_{side}"] = values.reshape(-1, 2)[:, place]
     return pairs[KEPT]

@@ -11,6 +11,7 @@ from ablate.errors import DataError
 from ablate.models.loading import weights_digest
 from ablate.models.tokenizer import load_tokenizer
 from ablate.objectives import Objective
+from ablate.sampling.responses import Count
 from ablate.sampling.select import drawn_numbers, gap
 from ablate.stages.common import (
     CURVE,
@@ -19,6 +20,7 @@ from ablate.stages.common import (
     SCORES,
     STEPS,
     as_lists,
+    drawn_from,
     grouped,
     joined,
     load_policy,
@@ -26,14 +28,14 @@ from ablate.stages.common import (
     read_pool,
 )
 from ablate.stages.context import Context
-from ablate.stages.curve import curve_of
+from ablate.stages.curve import curve_of, fixed_at_sft
 from ablate.stages.rollout import SELECTION_SEED, fresh_groups, pick, reward_fields
 from ablate.store.files import read_json, write_json
 from ablate.store.tables import read_table, write_table
 from ablate.training.behaviour import Behaviour
 from ablate.training.groups import Group
 from ablate.training.online import FreshGroups
-from ablate.training.policy import train_policy
+from ablate.training.policy import PolicyResult, train_policy
 from ablate.trl_compat.arguments import world_size
 
 
@@ -48,14 +50,17 @@ def run(context: Context) -> None:
     model, _ = load_policy(init, context.run)
     tokenizer = load_tokenizer(str(init))
     reference = None
-    if "reference" in context.inputs:
-        reference, _ = load_policy(model_of(context.inputs, "reference"), context.run)
+    compares = "sft" in context.inputs and context.run.base_model.lora is None
+    if "reference" in context.inputs or (compares and fixed_at_sft(context)):
+        role = "reference" if "reference" in context.inputs else "init"
+        reference, _ = load_policy(model_of(context.inputs, role), context.run)
         reference.requires_grad_(False)
     online = context.params["collection"] != "offline"
     groups: list[Group] | FreshGroups
     dropped = 0
+    unfit: dict[str, int] = {}
     if online:
-        groups = fresh_groups(context, tokenizer)
+        groups, unfit = fresh_groups(context, model, tokenizer)
     else:
         groups, dropped = select_groups(context)
     work = context.out / "work"
@@ -75,7 +80,7 @@ def run(context: Context) -> None:
         lora=context.run.base_model.lora,
         behaviour=_behaviour(context),
         reference=reference,
-        curve=curve_of(context, tokenizer),
+        curve=curve_of(context, model, tokenizer, reference),
         seed=context.params["seed"],
         work_dir=work,
         report=context.report,
@@ -109,15 +114,25 @@ def run(context: Context) -> None:
             "weights": weights_digest(context.out / f"step-{last}"),
             "groups": groups.count if isinstance(groups, FreshGroups) else len(groups),
             "dropped_by_min_gap": dropped,
+            "unfit": unfit,
             "responses": int(responses)
             if isinstance(groups, FreshGroups)
             else sum(len(group.response_ids) for group in groups),
             "tokens": int(result.steps["tokens"].iloc[-1]) if len(result.steps) else 0,
             "curve": result.curve.to_dict("records"),
+            "generated": _generated(model, result),
             "seconds": time.monotonic() - started,
             "processes": world_size(),
         },
     )
+
+
+def _generated(model: Any, result: PolicyResult) -> dict[str, int]:
+    """What was sampled to train on and to measure the curve."""
+    total = Count(**result.drawn.plain())
+    if len(result.curve):
+        total.add(int(result.curve["answers"].sum()), int(result.curve["tokens"].sum()))
+    return drawn_from(model, total)
 
 
 def _behaviour(context: Context) -> Behaviour:
@@ -145,9 +160,11 @@ def _pass_on(context: Context, earlier: dict[str, Any]) -> None:
         "checkpoints": [last],
         "groups": 0,
         "dropped_by_min_gap": 0,
+        "unfit": {},
         "responses": 0,
         "tokens": 0,
         "curve": [],
+        "generated": Count().plain(),
         "seconds": 0.0,
     }
     write_json(context.out / RESULT, {**earlier, **nothing})

@@ -16,7 +16,14 @@ from ablate.models.loading import check_lengths, context_length
 from ablate.models.tokenizer import decode_response, encode_prompt, stop_token_ids
 from ablate.sampling.responses import statistics
 from ablate.sampling.sampler import open_sampler
-from ablate.stages.common import POOL, RESULT, load_policy, model_of, open_fitter
+from ablate.stages.common import (
+    POOL,
+    RESULT,
+    counted,
+    load_policy,
+    model_of,
+    open_fitter,
+)
 from ablate.stages.context import Context
 from ablate.store.files import write_json
 from ablate.store.tables import write_table
@@ -67,6 +74,7 @@ def run(context: Context) -> None:
                 stop_token_ids(tokenizer),
             ),
             "sampler": drawn_by,
+            "generated": counted(frame["response_ids"] if drawn_by else [], model),
             "data": {"origin": dataset.origin(), "counts": dataset.cleaning() | fitter.counts},
             "seconds": seconds,
         },

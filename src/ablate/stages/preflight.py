@@ -119,10 +119,7 @@ def _check_labels(run: RunConfig, dataset: PreferenceDataset) -> None:
 def _check_context(run: RunConfig, dataset: PreferenceDataset) -> None:
     """Compares the longest sequences with the model's context, before any stage starts."""
     policy = run.dataset.lengths if isinstance(run.dataset, GivenConfig) else None
-    # what is answered while the policy trains is not cut or left out
-    collection = run.collection
-    during = collection.refresh_every is not None or collection.curve_every is not None
-    if policy is not None and policy.over_long != "error" and not during:
+    if policy is not None and policy.over_long != "error":
         return
     of_prompt, of_response, limit = _token_counters(run, dataset)
     limits = [limit] if policy is None else [limit, policy.max_tokens]

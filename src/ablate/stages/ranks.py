@@ -3,19 +3,19 @@
 import contextlib
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing import connection, parent_process
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from ablate import preemption
 from ablate.errors import AblateError, ConfigError, StageFailed
 from ablate.stages.compute import compute_here, prepare_machine, share_weights
 from ablate.stages.context import Context
-from ablate.stages.forks import death, fork_context
+from ablate.stages.forks import death, die_with_parent, fork_context
 from ablate.stages.graph import Stage
 from ablate.store.files import scratch
 
@@ -33,21 +33,29 @@ class _Rank:
     #: when it failed (None: not), and with what (None: it died without a word)
     failed: float | None = None
     error: AblateError | None = None
+    #: by which wish of the scheduler it ended, after what it did was saved
+    preempted: str | None = None
 
 
 def compute_on_ranks(stage: Stage, context: Context, size: int) -> None:
     """Computes a stage that trains on `size` fresh processes of this machine.
 
     Rank 0 writes into the stage's folder; what others write goes into folders that are removed.
-    The first failure ends all of them. No rank outlives this process.
+    The first failure ends all of them. No rank outlives this process. A wish of the scheduler is
+    passed on to all ranks, which agree on the step after which they save and end.
 
     Raises:
+        Preempted: the ranks ended because this process was asked to.
         StageFailed: a rank failed or died; the message says which and why.
         AblateError: what every rank refuses alike, as it is.
         ConfigError: fewer GPUs than ranks.
     """
     _check_gpus(stage, size)
-    with scratch(context.out.parent, "ranks") as private, _rendezvous() as port:
+    with (
+        scratch(context.out.parent, "ranks") as private,
+        _rendezvous() as port,
+        preemption.saving(),
+    ):
         ranks: list[_Rank] = []
         try:
             _start(ranks, stage, context, size, port, private)
@@ -94,7 +102,7 @@ def _start(
             out = private / str(number)
             out.mkdir()
         mine, theirs = forks.Pipe(duplex=False)
-        arguments = (stage, context.inputs, out, number, size, port, theirs)
+        arguments = (stage, context.inputs, out, context.partial, number, size, port, theirs)
         process = forks.Process(target=_rank, args=arguments, name=f"rank {number}")
         ranks.append(_Rank(number, process, mine))
         process.start()
@@ -104,15 +112,22 @@ def _start(
 def _watch(ranks: list[_Rank], context: Context) -> None:
     """Passes reports on until all ranks have ended well, or one has not."""
     deadline: float | None = None
+    told = False
     while any(rank.process.is_alive() or rank.open for rank in ranks):
         waiting: list[Any] = [rank.pipe for rank in ranks if rank.open]
         waiting += [rank.process.sentinel for rank in ranks if rank.process.is_alive()]
         connection.wait(waiting, timeout=0.5)
+        if preemption.wanted() and not told:
+            told = True
+            for pid in (rank.process.pid for rank in ranks if rank.process.is_alive()):
+                assert pid is not None
+                os.kill(pid, signal.SIGUSR2)
         for rank in ranks:
             _listen(rank, context)
             if not rank.open and not rank.process.is_alive() and rank.process.exitcode:
                 rank.failed = rank.failed or time.time()
-        if deadline is None and any(rank.failed for rank in ranks):
+        # what was saved is whole when the first rank says so
+        if deadline is None and any(rank.failed or rank.preempted for rank in ranks):
             deadline = time.monotonic() + GRACE_SECONDS
         if deadline is not None and time.monotonic() > deadline:
             return
@@ -127,6 +142,8 @@ def _listen(rank: _Rank, context: Context) -> None:
                 context.report(*rest)
             elif word == "log":
                 context.log(*rest)
+            elif word == "preempted":
+                (rank.preempted,) = rest
             else:
                 rank.failed, rank.error = rest
     except (EOFError, OSError):
@@ -136,6 +153,11 @@ def _listen(rank: _Rank, context: Context) -> None:
 
 def _judge(ranks: list[_Rank], stage: Stage) -> None:
     """Raises the failure that came first: what others say follows from it."""
+    wishes = [rank.preempted for rank in ranks if rank.preempted is not None]
+    # one that was told before it could listen
+    wishes += [s.name for r in ranks if r.process.exitcode == -(s := signal.SIGUSR2)]
+    if wishes and preemption.wanted():
+        raise preemption.Preempted(wishes[0])
     failed = [rank for rank in ranks if rank.failed is not None]
     if not failed:
         return
@@ -174,6 +196,7 @@ def _rank(
     stage: Stage,
     inputs: dict[str, Path],
     out: Path,
+    partial: Path | None,
     number: int,
     size: int,
     port: int,
@@ -182,7 +205,8 @@ def _rank(
     """Entry of a rank's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    preemption.listen(signal.SIGUSR2)
+    die_with_parent()
     os.environ.update(
         RANK=str(number),
         LOCAL_RANK=str(number),
@@ -206,8 +230,13 @@ def _rank(
     try:
         prepare_machine(stage.run, size)
         share_weights(stage)
-        compute_here(stage, Context(stage.params, inputs, out, stage.run, report, log, leads))
+        context = Context(stage.params, inputs, out, stage.run, report, log, leads, partial)
+        compute_here(stage, context)
         leave_group()
+    except preemption.Preempted as wish:
+        pipe.send(("preempted", str(wish)))
+        pipe.close()
+        os._exit(preemption.EXIT_CODE)
     except AblateError as error:
         pipe.send(("failed", time.time(), error))
         pipe.close()
@@ -221,10 +250,3 @@ def leave_group() -> None:
 
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def _die_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGKILL)

@@ -15,6 +15,8 @@ class Kind:
     title: str
     #: whether the work runs a trainer, which several processes may share
     trains: bool = False
+    #: whether the work samples responses, and says in its result how many
+    draws: bool = False
 
     def load(self) -> Callable[[Any], None]:
         """Imports the function that does the work (this is where torch comes in)."""
@@ -24,15 +26,15 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "sft": Kind(1, "ablate.stages.sft:run", "SFT policy", trains=True),
-    "pool": Kind(1, "ablate.stages.pool:run", "response pool"),
+    "pool": Kind(1, "ablate.stages.pool:run", "response pool", draws=True),
     "labels": Kind(1, "ablate.stages.labels:run", "labels"),
     "reward_model": Kind(2, "ablate.stages.reward_model:run", "reward model", trains=True),
     "scores": Kind(2, "ablate.stages.scores:run", "training rewards"),
     "ref_logps": Kind(1, "ablate.stages.ref_logps:run", "reference log-probs"),
-    "policy": Kind(1, "ablate.stages.policy:run", "policy", trains=True),
-    "select": Kind(1, "ablate.stages.select:run", "checkpoint selection"),
-    "answers": Kind(1, "ablate.stages.answers:run", "SFT evaluation"),
-    "evaluation": Kind(2, "ablate.stages.evaluation:run", "evaluation"),
+    "policy": Kind(1, "ablate.stages.policy:run", "policy", trains=True, draws=True),
+    "select": Kind(1, "ablate.stages.select:run", "checkpoint selection", draws=True),
+    "answers": Kind(1, "ablate.stages.answers:run", "SFT evaluation", draws=True),
+    "evaluation": Kind(2, "ablate.stages.evaluation:run", "evaluation", draws=True),
 }
 
 #: the stages that belong to one run rather than to many; a forced run computes these again

@@ -160,9 +160,9 @@ def _train_implicit(
     """A policy trained on the comparisons by an objective; its implicit reward is the source."""
     init = context.inputs["init"] / MODEL
     model, tokenizer = load_policy(init, context.run)
-    reference, _ = load_policy(init, context.run)
     items = [(pair.prompt, [pair.best, pair.worst]) for pair in pairs]
-    logps = response_logps(reference, tokenizer, items, LOGP_BATCH_TOKENS)
+    # it is its own reference before it is trained: one copy is enough
+    logps = response_logps(model, tokenizer, items, LOGP_BATCH_TOKENS)
     groups = [
         Group(str(number), prompt, responses, ref_logps=row, ranks=[1.0, 0.0])
         for number, ((prompt, responses), row) in enumerate(zip(items, logps, strict=True))
@@ -187,6 +187,8 @@ def _train_implicit(
     if not context.leads:
         return result.steps, None, {}
     result.checkpoints[-1][1].rename(context.out / MODEL)
+    del model
     trained, _ = load_policy(context.out / MODEL, context.run)
+    reference, _ = load_policy(init, context.run)
     scorer = ImplicitScorer(trained, reference, tokenizer, objective.beta)
     return result.steps, scorer, {"beta": objective.beta}

@@ -12,11 +12,13 @@ from ablate.config.selection import RULES, NumResponses
 from ablate.config.shaping import WHOLE_BATCH
 from ablate.datasets import Prompt, open_dataset
 from ablate.errors import ConfigError
+from ablate.evaluation.answers import fitting
 from ablate.models.tokenizer import decode_response, encode_prompt
 from ablate.rewards.table import Answer, RewardTable
-from ablate.sampling.responses import SampledResponse
+from ablate.sampling.responses import Count, SampledResponse
 from ablate.sampling.sampler import open_sampler
 from ablate.sampling.select import select_indices
+from ablate.stages.common import open_fitter
 from ablate.stages.context import Context
 from ablate.stages.pool import part_of
 from ablate.stages.reward_source import open_reward
@@ -55,6 +57,7 @@ class PolicyRollout:
         self.tokenizer, self.prompts, self.score = tokenizer, prompts, score
         self.num_responses, self.num_samples = num_responses, num_samples
         self.sampler, self.sampling, self.seed = sampler, sampling, seed
+        self.count = Count()
         self.prompt_ids = [encode_prompt(tokenizer, prompt.conversation) for prompt in prompts]
 
     def groups(self, policy: PreTrainedModel, visits: Sequence[Visit]) -> list[Group]:
@@ -95,6 +98,7 @@ class PolicyRollout:
             found = sampler.draw(
                 keyed, count, sampling=self.sampling, seed=self.seed, first_index=first_index
             )
+        self.count.add(len(found), sum(len(response.ids) for response in found))
         return [found[start : start + count] for start in range(0, len(found), count)]
 
     def rewards(
@@ -167,11 +171,19 @@ def reward_fields(rows: pd.DataFrame, picked: list[int]) -> dict[str, Any]:
     return values
 
 
-def fresh_groups(context: Context, tokenizer: PreTrainedTokenizerBase) -> FreshGroups:
-    """The source of groups of an online policy stage."""
+def fresh_groups(
+    context: Context, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[FreshGroups, dict[str, int]]:
+    """The source of groups of an online policy stage, and the prompts cut or left out for it."""
     drawing = context.params["collection"]
     chosen = NumResponses.model_validate(context.params["num_responses"])
-    prompts = part_of(open_dataset(context.run.dataset).prompts("train"), drawing["part"])
+    sampling = Sampling.model_validate(drawing["sampling"])
+    fitter = open_fitter(context.params, model, tokenizer)
+    prompts = fitting(
+        part_of(open_dataset(context.run.dataset).prompts("train"), drawing["part"]),
+        fitter,
+        sampling.max_new_tokens,
+    )
     reward = open_reward(context, ["train"])
     if reward.shaper is not None:
         _refuse_shares(context)
@@ -182,10 +194,11 @@ def fresh_groups(context: Context, tokenizer: PreTrainedTokenizerBase) -> FreshG
         num_responses=chosen,
         sampler=context.run.sampler,
         num_samples=drawing["num_samples"] or chosen.k,
-        sampling=Sampling.model_validate(drawing["sampling"]),
+        sampling=sampling,
         seed=context.params["seed"],
     )
-    return FreshGroups(len(prompts), drawing["refresh_every"], rollout, reward.shaper)
+    fresh = FreshGroups(len(prompts), drawing["refresh_every"], rollout, reward.shaper)
+    return fresh, dict(fitter.counts)
 
 
 def _refuse_shares(context: Context) -> None:

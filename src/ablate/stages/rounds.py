@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablate.config.collection import round_prompts
 from ablate.config.reward import walk
+from ablate.stages.data_params import lengths
 from ablate.stages.fingerprints import objective_content
 from ablate.stages.reward_plan import plan_reward
 from ablate.stages.stage import Stage
@@ -88,6 +89,7 @@ class Rounds:
                     "prompts": self.planner.dataset.identity("train"),
                     "part": part,
                 }
+                params |= lengths(self.run)
                 params["reward"] = self.reward.params
                 if self._orders():
                     params["annotator"] = self.planner.judge_content()

@@ -3,7 +3,8 @@
 from ablate.config.dataset import Sampling
 from ablate.datasets import open_dataset
 from ablate.evaluation.answers import answer_prompts, fitting, held_out_prompts
-from ablate.stages.common import RESULT, load_policy, open_fitter, within
+from ablate.sampling.responses import Count
+from ablate.stages.common import RESULT, drawn_from, load_policy, open_fitter, within
 from ablate.stages.context import Context
 from ablate.stages.evaluation import opponents, training_reward
 from ablate.stages.judging import judge_of
@@ -25,6 +26,7 @@ def run(context: Context) -> None:
     steps = read_json(context.inputs["policy"] / RESULT)["checkpoints"]
     sampling = Sampling.model_validate(params["sampling"])
     curve: dict[int, float] = {}
+    generated = Count()
     for number, step in enumerate(steps):
         model, tokenizer = load_policy(context.inputs["policy"] / f"step-{step}", context.run)
         answers = answer_prompts(
@@ -39,6 +41,7 @@ def run(context: Context) -> None:
             opponents=others,
             report=within(context.report, number / len(steps), (number + 1) / len(steps)),
         )
+        generated.add(len(answers), int(answers["num_tokens"].sum()))
         values = answers["judge_score"].to_numpy()
         if "reward" in params:
             values = training_reward(context, answers, list(params["splits"]))
@@ -51,6 +54,7 @@ def run(context: Context) -> None:
             "step": best,
             "by": "training_reward" if "reward" in params else "judge",
             "valid_reward": {str(step): value for step, value in curve.items()},
+            "generated": drawn_from(model, generated),
             "judging": judge.tally.plain(),
         },
     )

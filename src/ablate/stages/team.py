@@ -126,7 +126,8 @@ class _Launched:
     def lead(self, stage: Stage, context: Context) -> None:
         """Calls the other ranks to a stage and does rank 0's share of it."""
         inputs = {role: str(path.resolve()) for role, path in context.inputs.items()}
-        self._post({"stage": stage.identity, "inputs": inputs})
+        partial = None if context.partial is None else str(context.partial.resolve())
+        self._post({"stage": stage.identity, "inputs": inputs, "partial": partial})
         self._await_others(stage)
         prepare_machine(stage.run, self.sharers)
         try:
@@ -203,7 +204,8 @@ class _Launched:
                     )
                 )
             inputs = {role: Path(path) for role, path in task["inputs"].items()}
-            self._share(stages[task["stage"]], inputs)
+            partial = None if task["partial"] is None else Path(task["partial"])
+            self._share(stages[task["stage"]], inputs, partial)
 
     def _next(self) -> dict[str, Any]:
         self.task += 1
@@ -216,7 +218,7 @@ class _Launched:
             raise StageFailed("the process that leads this run is gone") from error
         return task
 
-    def _share(self, stage: Stage, inputs: dict[str, Path]) -> None:
+    def _share(self, stage: Stage, inputs: dict[str, Path], partial: Path | None) -> None:
         """This rank's share of a stage; what it writes goes into a folder that is removed."""
         self.store.set(f"ready-{self.task}-{self.rank}", "")
         prepare_machine(stage.run, self.sharers)
@@ -229,6 +231,7 @@ class _Launched:
                 report=lambda done, total, metrics: None,
                 log=lambda step, metrics: None,
                 leads=False,
+                partial=partial,
             )
             try:
                 share_weights(stage)

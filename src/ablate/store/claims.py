@@ -4,62 +4,106 @@ A claim only saves work: computing a stage twice is harmless, since publishing i
 """
 
 import contextlib
+import errno
 import json
 import os
+import secrets
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+from ablate.errors import StoreError
+from ablate.store import crash
 from ablate.store.files import alive, write_json
 
 HEARTBEAT_SECONDS = 15.0
 SILENCE_SECONDS = 180.0
 POLL_SECONDS = 0.2
 
+OWNER = "owner.json"
+#: folders beside claims: not yet claimed, or no longer. The name ends with @host.pid@number
+_PRIVATE = ".private@"
+
 
 class Claim:
-    """A claim held by this process; `mkdir` is the atomic operation, right on NFS too."""
+    """A claim held by this process: a folder that comes to be with its owner's name in it.
+
+    A folder is renamed to `path`, which fails where another one with something in it is: atomic,
+    and right on NFS too. Nobody ever sees a claim without an owner.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.token = secrets.token_hex(8)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Writes who holds the claim and begins the heartbeat."""
-        write_json(
-            self.path / "owner.json",
-            {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()},
-        )
-        (self.path / "heartbeat").touch()
+    def take(self) -> bool:
+        """Tries to get the claim, and begins its heartbeat; False if somebody has it.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        private = _private(self.path)
+        owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+        try:
+            private.mkdir(parents=True)
+            write_json(private / OWNER, {**owner, "token": self.token})
+            (private / "heartbeat").touch()
+            crash.point("claim-before-rename")
+            os.rename(private, self.path)
+        except OSError as error:
+            shutil.rmtree(private, ignore_errors=True)
+            # a network file system may lose the answer to a rename that it made
+            if _owner(self.path).get("token") != self.token:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    return False
+                raise StoreError(
+                    f"the results folder cannot be written ({self.path}): {error.strerror}"
+                ) from error
+        crash.point("claim-after-rename")
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
+        return True
 
     def release(self) -> None:
-        """Ends the heartbeat and frees the claim."""
+        """Ends the heartbeat and frees the claim, if it is still this one's."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        discard(self.path)
+        crash.point("claim-before-release")
+        # a store that can no longer be written keeps the claim: its owner is dead before long
+        with contextlib.suppress(OSError):
+            discard(self.path, self.token)
+        crash.point("claim-released")
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
+            # never made anew: after a takeover the folder is gone, or another's
             with contextlib.suppress(OSError):
-                (self.path / "heartbeat").touch()
+                os.utime(self.path / "heartbeat")
 
 
-def discard(path: Path) -> None:
-    """Removes a claim: renamed first, so that nobody sees it half removed."""
-    grave = path.with_name(f"{path.name}.gone-{os.getpid()}-{time.monotonic_ns()}")
+def discard(path: Path, token: str | None) -> None:
+    """Removes the claim with this token: renamed first, so that nobody sees it half removed.
+
+    Another's claim, taken since the token was read, is put back.
+    """
+    grave = _private(path)
     try:
         os.rename(path, grave)
     except FileNotFoundError:
         return
-    for child in grave.iterdir():
-        child.unlink(missing_ok=True)
-    grave.rmdir()
+    crash.point("claim-half-released")
+    if _owner(grave).get("token") != token:
+        with contextlib.suppress(OSError):
+            os.rename(grave, path)
+            return
+    shutil.rmtree(grave, ignore_errors=True)
 
 
 def silence(path: Path) -> float | None:
@@ -67,26 +111,24 @@ def silence(path: Path) -> float | None:
 
     The age is taken between two files of the same server, because clocks of nodes differ.
     """
-    probe = path.parent / f".clock-{os.getpid()}-{threading.get_ident()}"
+    probe = _private(path)
     try:
         probe.touch()
         now = probe.stat().st_mtime
         beat = path / "heartbeat"
         last = (beat if beat.exists() else path).stat().st_mtime
-    except FileNotFoundError:
+    except OSError:
         return None
     finally:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
     return now - last
 
 
 def owner_is_dead(path: Path) -> bool:
     """True where the owner ran on this host and its process is gone: no need to wait then."""
-    try:
-        owner = json.loads((path / "owner.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return owner["host"] == socket.gethostname() and not alive(owner["pid"])
+    owner = _owner(path)
+    return owner.get("host") == socket.gethostname() and not alive(owner["pid"])
 
 
 def is_held(path: Path) -> bool:
@@ -102,25 +144,52 @@ def claimed(path: Path, done: Callable[[], bool]) -> Iterator[Claim | None]:
     """Holds the claim, or yields None as soon as `done()` says that the work exists.
 
     Waits while another process holds it; takes over a claim whose owner is dead or silent.
+
+    Raises:
+        StoreError: the store cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        try:
-            path.mkdir()
-        except FileExistsError:
-            if done():
-                yield None
-                return
-            quiet = silence(path)
-            if quiet is not None and (quiet > SILENCE_SECONDS or owner_is_dead(path)):
-                discard(path)
-                continue
-            time.sleep(POLL_SECONDS)
+    claim = Claim(path)
+    while not claim.take():
+        if done():
+            yield None
+            return
+        token = _owner(path).get("token")
+        quiet = silence(path)
+        if quiet is not None and (quiet > SILENCE_SECONDS or owner_is_dead(path)):
+            crash.point("takeover-before")
+            discard(path, token)
+            crash.point("takeover-after")
             continue
-        claim = Claim(path)
-        try:
-            claim.start()
-            yield None if done() else claim
-        finally:
-            claim.release()
+        time.sleep(POLL_SECONDS)
+    try:
+        yield None if done() else claim
+    finally:
+        claim.release()
+
+
+def clear_abandoned(folder: Path) -> None:
+    """Removes claims of processes of this host that are gone, and what they left beside them."""
+    if not folder.is_dir():
         return
+    for path in folder.iterdir():
+        if _PRIVATE in path.name:
+            host, _, pid = path.name.split("@")[1].rpartition(".")
+            if host == socket.gethostname() and pid.isdigit() and not alive(int(pid)):
+                shutil.rmtree(path, ignore_errors=True)
+                path.unlink(missing_ok=True)
+        elif owner_is_dead(path):
+            discard(path, _owner(path).get("token"))
+
+
+def _owner(path: Path) -> dict[str, Any]:
+    """Who holds a claim; nothing where that cannot be read."""
+    try:
+        return dict(json.loads((path / OWNER).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _private(path: Path) -> Path:
+    """A name beside the claim that only this thread uses."""
+    number = f"{threading.get_ident()}-{time.monotonic_ns()}"
+    return path.with_name(f"{path.name}{_PRIVATE}{socket.gethostname()}.{os.getpid()}@{number}")

@@ -1,9 +1,12 @@
 """Files written whole or not at all: atomic JSON, directories published by rename, checksums."""
 
 import contextlib
+import errno
+import functools
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.errors import StoreError
+from ablate.store import crash
 
 MANIFEST = "manifest.json"
 
@@ -22,15 +26,26 @@ def write_json(path: Path, value: Any) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
+            # as any other new file: people of a group may share a store
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
             json.dump(value, file, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
+        crash.point("json-before-rename")
         os.replace(temporary, path)
+        crash.point("json-after-rename")
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+@functools.cache
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def read_json(path: Path) -> Any:
@@ -85,14 +100,34 @@ def damage(directory: Path) -> str | None:
 def publish(source: Path, target: Path) -> bool:
     """Moves a finished directory to its final name; False if another process was first."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    crash.point("publish-before-rename")
     try:
         os.rename(source, target)
     except OSError:
         if target.exists():
             return False
         raise
+    crash.point("publish-after-rename")
     _flush_directory(target.parent)
     return True
+
+
+#: what a disk says that is full, used up by quota, read-only, or broken
+_TROUBLES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+def disk_trouble(error: BaseException | None) -> str | None:
+    """What the disk said, where an error or what led to it came of a disk that takes no more.
+
+    Libraries that write for us report it in errors of their own, by its words alone.
+    """
+    while error is not None:
+        for number in _TROUBLES:
+            words = os.strerror(number)
+            if getattr(error, "errno", None) == number or words in str(error):
+                return words
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _flush_directory(path: Path) -> None:
@@ -107,12 +142,18 @@ def _flush_directory(path: Path) -> None:
 def scratch(parent: Path, prefix: str) -> Iterator[Path]:
     """A private directory that is gone afterwards unless it was renamed away."""
     parent.mkdir(parents=True, exist_ok=True)
-    owner = f"{socket.gethostname()}.{os.getpid()}"
-    path = Path(tempfile.mkdtemp(dir=parent, prefix=f"{prefix}@{owner}@"))
+    path = private_name(parent, prefix)
+    path.mkdir()
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def private_name(parent: Path, prefix: str) -> Path:
+    """A name that nobody else uses and that tells whose it is, see `clear_abandoned`."""
+    owner = f"{socket.gethostname()}.{os.getpid()}"
+    return parent / f"{prefix}@{owner}@{secrets.token_hex(4)}"
 
 
 def clear_abandoned(parent: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablate.errors import StoreError
+from ablate.store import claims
 from ablate.store.files import clear_abandoned
 
 
@@ -22,9 +23,12 @@ class Layout:
     sweeps/<name>/              frozen runs of a sweep
     compact/<n>/                all records and tables once more, in few large files
     cache/verdicts/<judge>/     what a judge said of an answer, asked once for all runs
+
+    read_only: whoever has this layout only looks; not even what was computed on the way is kept.
     """
 
     root: Path
+    read_only: bool = False
 
     @property
     def stages(self) -> Path:
@@ -90,6 +94,7 @@ def check_writable(layout: Layout, min_free_mb: int) -> None:
             "Choose another with results_dir=/path"
         ) from error
     clear_abandoned(layout.scratch)
+    claims.clear_abandoned(layout.claims)
     free_mb = shutil.disk_usage(root).free // 2**20
     if free_mb < min_free_mb:
         raise StoreError(

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ablate.errors import StoreError
-from ablate.store import files
+from ablate.store import crash, files
 from ablate.store.layout import Layout
+from ablate.store.secrets import scrub
 
 #: raised when the meaning of a field of record.json changes
 SCHEMA = 2
@@ -58,15 +59,29 @@ def next_revision(layout: Layout, identity: str) -> int:
     return max(_revisions(layout.runs / identity), default=0) + 1
 
 
-def publish(layout: Layout, identity: str, private: Path, data: dict[str, Any]) -> Record:
-    """Completes a private directory with record.json and manifest and renames it into the store."""
+def publish(
+    layout: Layout, identity: str, private: Path, data: dict[str, Any], again: bool = False
+) -> Record:
+    """Completes a private directory with record.json and manifest and renames it into the store.
+
+    Args:
+        again: adds a revision; else a run that another process published meanwhile stays the only
+            one, and is returned.
+    """
     while True:
+        stored = None if again else latest(layout, identity)
+        if stored is not None:
+            return stored
         revision = next_revision(layout, identity)
         data = {**data, "schema": SCHEMA, "id": identity, "revision": revision}
+        crash.point("record-before-json")
         files.write_json(private / "record.json", data)
+        crash.point("record-json-written")
         files.write_manifest(private)
+        crash.point("record-manifest-written")
         target = layout.runs / identity / str(revision)
         if files.publish(private, target):
+            crash.point("record-published")
             return Record(target, data)
 
 
@@ -116,15 +131,17 @@ def new_attempt(layout: Layout, identity: str) -> Path:
             (base / str(number)).mkdir()
         except FileExistsError:
             continue
+        crash.point("attempt-made")
         return base / str(number)
 
 
 def write_failure(attempt: Path, name: str, reason: str, stage: str | None) -> None:
-    """Leaves the cause of a failed attempt where `ls` and `show` find it."""
+    """Leaves the cause of a failed attempt, without secrets, where `ls` and `show` find it."""
     files.write_json(
         attempt / "failure.json",
-        {"name": name, "reason": reason, "stage": stage, "time": time.time()},
+        {"name": name, "reason": scrub(reason), "stage": stage, "time": time.time()},
     )
+    crash.point("failure-written")
 
 
 def failures(layout: Layout) -> Iterator[Failure]:

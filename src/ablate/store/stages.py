@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ablate.errors import StoreError
-from ablate.store import claims, files
+from ablate.store import claims, crash, files
 from ablate.store.layout import Layout
 
 
@@ -47,8 +47,10 @@ class StageStore:
             self._verified.add(path)
             return path
         aside = path.with_name(f"{identity}.damaged-{time.time_ns()}")
+        crash.point("damaged-before-rename")
         with contextlib.suppress(FileNotFoundError):
             os.rename(path, aside)
+        crash.point("damaged-after-rename")
         print(
             f"stage {name} {identity[:12]} is damaged: {problem}; "
             f"set aside as {aside.name} and computed again",
@@ -77,15 +79,20 @@ class StageStore:
         claim_path = self.layout.claims / identity
         if self.own is not None and self._is_fresh(name):
             claim_path = self.own / ".claims" / identity
+        crash.point("stage-before-claim")
         with claims.claimed(claim_path, done=lambda: self.exists(name, identity)) as claim:
             if claim is None:
                 yield None
                 return
             with files.scratch(self.layout.scratch, f"{name}-{identity[:12]}") as private:
+                crash.point("stage-claimed")
                 yield private
+                crash.point("stage-computed")
                 try:
                     files.write_manifest(private)
+                    crash.point("stage-manifest-written")
                     files.publish(private, target)
+                    crash.point("stage-published")
                 except OSError as error:
                     raise StoreError(
                         f"stage {name} could not be written to {target}: {error}"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ablate.store import claims, records
+from ablate.store import claims, crash, files, records
 from ablate.store.layout import Layout
 
 #: part of the name of a stage that was set aside because it did not match its checksums
@@ -55,11 +55,13 @@ def prune(layout: Layout, stages: Iterable[Usage]) -> int:
     for stage in stages:
         if claims.is_held(layout.claims / stage.identity):
             continue
-        grave = layout.scratch / f"pruned-{os.getpid()}-{stage.identity[:40]}"
+        grave = files.private_name(layout.scratch, f"pruned-{stage.identity[:40]}")
+        crash.point("prune-before-rename")
         try:
             os.rename(stage.path, grave)
         except FileNotFoundError:
             continue
+        crash.point("prune-after-rename")
         shutil.rmtree(grave)
         freed += stage.bytes
     return freed

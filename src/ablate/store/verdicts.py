@@ -17,6 +17,7 @@ import zlib
 from pathlib import Path
 
 from ablate.errors import StoreError
+from ablate.store import crash
 
 #: a file that its writer has closed, and one that may still grow (or whose writer was killed)
 CLOSED, OPEN = ".jsonl", ".open"
@@ -70,7 +71,9 @@ class Verdicts:
             os.fsync(handle)
         finally:
             os.close(handle)
+        crash.point("verdicts-before-rename")
         os.replace(self._path, self._path.with_suffix(CLOSED))
+        crash.point("verdicts-after-rename")
         self._merge()
 
     def _files(self, *suffixes: str) -> list[Path]:
@@ -98,7 +101,9 @@ class Verdicts:
                     file.write(_line(key, value))
                 file.flush()
                 os.fsync(file.fileno())
+            crash.point("verdicts-before-merge")
             os.replace(partial, target)
+            crash.point("verdicts-after-merge")
             for path in paths:
                 path.unlink(missing_ok=True)
 

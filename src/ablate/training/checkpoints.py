@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ablate.models.adapted import ADAPTER
 from ablate.models.loading import save_model
 from ablate.training.lora import adapter_state_dict, merged_state_dict, save_adapters
 from ablate.trl_compat.fused_head import base_of
@@ -31,7 +32,7 @@ def save_checkpoint(
         weights, adapters = merged_state_dict(model, leads), adapter_state_dict(model, leads)
 
         def also(partial: Path) -> None:
-            save_adapters(model, adapters, partial / "adapter")
+            save_adapters(model, adapters, partial / ADAPTER)
     else:
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
         # gathered from shards, a tied weight comes once under each of its names

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablate.objectives import Objective
+from ablate.sampling.responses import Count
 from ablate.training.behaviour import with_behaviour
 from ablate.training.collate import GroupCollator
 from ablate.training.groups import Group
@@ -35,6 +36,9 @@ class Visit:
 
 class Rollout(Protocol):
     """Draws and rewards responses."""
+
+    #: what this process has drawn so far
+    count: Count
 
     def groups(self, policy: PreTrainedModel, visits: Sequence[Visit]) -> list[Group]:
         """A group of K rewarded responses per visit, drawn from `policy`; no log-probs yet."""
@@ -91,6 +95,8 @@ class OnlineGroups:
     ) -> None:
         self.fresh, self.order, self.batch_size = fresh, order, batch_size
         self.objective, self.frozen, self.tokenizer = objective, frozen, tokenizer
+        #: what all processes have drawn so far
+        self.drawn = Count()
         self._first = 0
         self._collator: GroupCollator | None = None
 
@@ -106,7 +112,10 @@ class OnlineGroups:
             for place in range(self._first, last)
         ]
         with trainer.live() as policy:
-            groups = trainer.divided(lambda share: self._groups(policy, share), visits)
+            made = trainer.divided(lambda share: self._counted(policy, share), visits)
+            groups = [group for group, _ in made]
+            for _, (responses, tokens) in made:
+                self.drawn.add(responses, tokens)
             places = list(range(len(groups)))
             with self._reference(policy) as reference:
                 pairs = mismatched(
@@ -127,6 +136,7 @@ class OnlineGroups:
         return {
             "memory": None if memory is None else memory.state_dict(),
             "first": self._first,
+            "drawn": self.drawn.plain(),
             "groups": [asdict(group) for group in held.groups],
             "pairs": [held.partners, held.partner_ref_logps],
         }
@@ -139,8 +149,18 @@ class OnlineGroups:
             self.fresh.memory.load_state_dict(state["memory"])
         groups = [Group(**values) for values in state["groups"]]
         places, pad = list(range(len(groups))), int(self.tokenizer.pad_token_id)
-        self._first = state["first"]
+        self._first, self.drawn = state["first"], Count(**state["drawn"])
         self._collator = GroupCollator(groups, places, pad, *state["pairs"])
+
+    def _counted(
+        self, policy: PreTrainedModel, visits: Sequence[Visit]
+    ) -> list[tuple[Group, tuple[int, int]]]:
+        """New groups; beside the first, the responses and tokens drawn for all of them."""
+        count = self.fresh.rollout.count
+        responses, tokens = count.responses, count.tokens
+        groups = self._groups(policy, visits)
+        spent = (count.responses - responses, count.tokens - tokens)
+        return [(group, (0, 0) if place else spent) for place, group in enumerate(groups)]
 
     def _groups(self, policy: PreTrainedModel, visits: Sequence[Visit]) -> list[Group]:
         """New groups with log-probs under the reference and under the policy that drew them."""

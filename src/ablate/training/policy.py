@@ -16,6 +16,7 @@ from ablate.config.model import Lora
 from ablate.config.training import TrainingConfig
 from ablate.errors import ConfigError
 from ablate.objectives import Objective
+from ablate.sampling.responses import Count
 from ablate.training.behaviour import Behaviour, of_behaviour
 from ablate.training.collate import GroupCollator
 from ablate.training.groups import Group, presentation_order
@@ -63,6 +64,8 @@ class PolicyResult:
     divergence: Divergence | None
     #: one row per point of the over-optimisation curve, step 0 first; empty without a curve
     curve: pd.DataFrame
+    #: what was drawn from the policy to train on; none where the groups were made before
+    drawn: Count
 
 
 def train_policy(
@@ -186,7 +189,8 @@ def train_policy(
         finally:
             trainer.release()
     rows, points = pd.DataFrame(watch.rows), pd.DataFrame(watch.points)
-    return PolicyResult(rows, watch.checkpoints, divergence, points)
+    drawn = source.drawn if isinstance(source, OnlineGroups) else Count()
+    return PolicyResult(rows, watch.checkpoints, divergence, points, drawn)
 
 
 def _optimisation(training: TrainingConfig) -> Optimisation:

@@ -10,6 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 from ablate import preemption
+from ablate.store import crash
 
 #: our own part of a saved training: written last, so that a folder with it is complete
 STATE = "ablate.json"
@@ -54,23 +55,34 @@ class Pause(TrainerCallback):
 
     def _save(self, folder: Path, step: int) -> None:
         trainer = self.trainer
+        leads, together = trainer.is_world_process_zero(), trainer.accelerator.wait_for_everyone
         trainer._save_checkpoint(trainer.model_wrapped, None)
-        trainer.accelerator.wait_for_everyone()
-        if trainer.is_world_process_zero():
-            private = folder / f"writing-{step:05d}"
+        private = folder / f"writing-{step:05d}"
+        source = Path(trainer.args.output_dir) / f"checkpoint-{step}"
+        if leads:
             shutil.rmtree(private, ignore_errors=True)
             private.mkdir(parents=True)
-            source = Path(trainer.args.output_dir) / f"checkpoint-{step}"
             shutil.move(source, private / _TRAINER)
+            crash.point("saved-trainer-moved")
+        together()
+        if not leads:
+            # the generators of this process, in a folder of its own so far
+            for own in source.glob("rng_state_*.pth"):
+                shutil.copyfile(own, private / _TRAINER / own.name)
+        together()
+        if leads:
             if self.kept is not None and self.kept.exists():
                 shutil.copytree(self.kept, private / _KEPT)
             # metrics may be infinite, which our other JSON forbids
             (private / STATE).write_text(json.dumps(self.state()), encoding="utf-8")
+            crash.point("saved-state-written")
             private.rename(folder / f"step-{step:05d}")
+            crash.point("saved-after-rename")
             for older in folder.glob("step-*"):
                 if older.name < f"step-{step:05d}":
                     shutil.rmtree(older, ignore_errors=True)
-        trainer.accelerator.wait_for_everyone()
+                    crash.point("saved-older-removed")
+        together()
 
 
 class Saved:

@@ -11,7 +11,11 @@ from omegaconf import DictConfig
 ConfigStore.instance().store(
     group="hydra/launcher",
     name="local",
-    node={"_target_": "hydra_plugins.ablate.launcher.LocalLauncher", "workers": None},
+    node={
+        "_target_": "hydra_plugins.ablate.launcher.LocalLauncher",
+        "workers": None,
+        "max_restarts": 0,
+    },
     provider="ablate",
 )
 
@@ -36,20 +40,24 @@ class LocalLauncher(FrozenLauncher):
 
     Args:
         workers: jobs at a time; None: one per GPU, or one per core.
+        max_restarts: how often a job whose process died (killed, out of memory) is started again;
+            what failed with a reason is not.
     """
 
-    def __init__(self, workers: int | None) -> None:
+    def __init__(self, workers: int | None, max_restarts: int) -> None:
         from ablate.errors import ConfigError
 
         if workers is not None and workers < 1:
             raise ConfigError(f"hydra.launcher.workers={workers} must be at least 1 (or null)")
-        self.workers = workers
+        if max_restarts < 0:
+            raise ConfigError(f"hydra.launcher.max_restarts={max_restarts} must not be negative")
+        self.workers, self.max_restarts = workers, max_restarts
 
-    def launch_runs(self, runs: Sequence[Any], arguments: Sequence[str]) -> Any:
-        """Runs a sweep of frozen runs and prints its table."""
+    def launch_runs(self, expansion: Any, arguments: Sequence[str]) -> Any:
+        """Runs a sweep and prints its table."""
         from ablate.cli.sweep import sweep_locally
 
-        return sweep_locally(runs, list(arguments), self.workers)
+        return sweep_locally(expansion, list(arguments), self.workers, self.max_restarts)
 
 
 class SlurmLauncher(FrozenLauncher):
@@ -59,14 +67,15 @@ class SlurmLauncher(FrozenLauncher):
         from omegaconf import OmegaConf
 
         from ablate.config.launcher import slurm_config
+        from ablate.launch.jobs import JOB_KINDS
         from ablate.stages.registry import KINDS
 
         plain = OmegaConf.to_container(OmegaConf.create(settings), resolve=True)
         assert isinstance(plain, dict)
-        self.settings = slurm_config({str(k): v for k, v in plain.items()}, [*KINDS, "run"])
+        self.settings = slurm_config({str(k): v for k, v in plain.items()}, [*KINDS, *JOB_KINDS])
 
-    def launch_runs(self, runs: Sequence[Any], arguments: Sequence[str]) -> Any:
+    def launch_runs(self, expansion: Any, arguments: Sequence[str]) -> Any:
         """Freezes and submits the runs; returns at once unless `wait` was asked."""
         from ablate.cli.slurm_sweep import sweep_on_slurm
 
-        return sweep_on_slurm(runs, list(arguments), self.settings)
+        return sweep_on_slurm(expansion, list(arguments), self.settings)

@@ -1,0 +1,221 @@
+"""`ablate plan`: what a command line would run, what is there already, and what it would cost."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ablate.cli.run import expand_words, quiet_libraries
+from ablate.config import legality
+from ablate.config.expand import Contest, Expansion
+from ablate.config.run import RunConfig
+from ablate.errors import AblateError
+from ablate.launch.estimate import ASSUMED, Speeds, measured, memory_gib, shape_of
+from ablate.launch.local import default_workers
+from ablate.launch.sweep import layout_of
+from ablate.launch.work import Work, work_of
+from ablate.models.memory import Shape
+from ablate.stages.graph import RunPlan, plan
+from ablate.stages.preflight import check_data
+from ablate.stages.registry import KINDS
+from ablate.stages.stage import Stage
+from ablate.store import records
+from ablate.store.layout import Layout
+from ablate.store.stages import StageStore
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the plan and writes nothing; 1 if anything would be refused."""
+    quiet_libraries()
+    expansion = expand_words(argv)
+    console = Console(soft_wrap=True)
+    first, refused = _planned(expansion.runs)
+    later, also = _planned([run for c in expansion.contests for run in _stand_ins(c)])
+    refused |= {reason: names for reason, names in also.items() if reason not in refused}
+    layout = _layout(expansion.runs[0])
+    _tell_runs(console, expansion, first, later, layout)
+    plans = {**first, **later}
+    if plans:
+        _tell_stages(console, list(plans.values()), layout)
+    for reason, names in refused.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        console.print(f"[red]refused[/]  {escape(', '.join(names[:3]))}{more}", highlight=False)
+        for line in reason.splitlines():
+            console.print(f"         {escape(line)}", highlight=False)
+    console.print("[dim]nothing was written[/]")
+    return 1 if refused else 0
+
+
+def _layout(run: RunConfig) -> Layout:
+    return replace(layout_of(run), read_only=True)
+
+
+def _stand_ins(contest: Contest) -> list[RunConfig]:
+    """The second phase with the settings of a trial: those of the chosen one are not known."""
+    run = contest.trials[0].runs[0]
+    return [
+        run.model_copy(update={"seed": run.seed.model_copy(update={"value": seed})})
+        for seed in contest.seeds
+    ]
+
+
+def _planned(runs: Sequence[RunConfig]) -> tuple[dict[str, RunPlan], dict[str, list[str]]]:
+    """Plans by identity, and what would be refused: reason → arms."""
+    plans: dict[str, RunPlan] = {}
+    refused: dict[str, list[str]] = {}
+    for run in runs:
+        try:
+            legality.check(run)
+            check_data(run)
+            planned = plan(run, _layout(run))
+        except AblateError as error:
+            name = f"{run.objective.name} k={run.num_responses.k} {run.reward.name}"
+            arms = refused.setdefault(str(error), [])
+            arms += [name] if name not in arms else []
+            continue
+        plans.setdefault(planned.identity, planned)
+    return plans, refused
+
+
+def _tell_runs(
+    console: Console,
+    expansion: Expansion,
+    first: dict[str, RunPlan],
+    later: dict[str, RunPlan],
+    layout: Layout,
+) -> None:
+    stored = sum(records.has_record(layout, identity) for identity in first)
+    if expansion.contests:
+        contest = expansion.contests[0]
+        console.print(
+            f"{len(expansion.contests)} arms with {len(contest.trials)} trials each: {len(first)} "
+            f"distinct runs, {stored} in the store; the best on {contest.by} is then reported "
+            f"with {len(later)} runs of fresh seeds",
+            highlight=False,
+        )
+        ranges = {c: r for one in expansion.contests for c, r in one.ranges.items()}
+        told = ", ".join(f"{name} {low:g}–{high:g}" for name, (low, high) in ranges.items())
+        console.print(f"[dim]tuned: {told}[/]", highlight=False)
+        return
+    arms, runs = _several(len(expansion.runs), "arm"), _several(len(first), "distinct run")
+    console.print(f"{arms}, {runs}, {stored} in the store", highlight=False)
+
+
+def _tell_stages(console: Console, plans: list[RunPlan], layout: Layout) -> None:
+    stages: dict[str, Stage] = {}
+    users: dict[str, int] = {}
+    for planned in plans:
+        for stage in planned.stages():
+            stages.setdefault(stage.identity, stage)
+            users[stage.identity] = users.get(stage.identity, 0) + 1
+    store = StageStore(layout)
+    missing = {i: s for i, s in stages.items() if not store.exists(s.name, i)}
+    estimates = _Estimates(layout)
+    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("stage", no_wrap=True)
+    for column in ("needed", "in store", "shared by", "responses", "tokens", "device time"):
+        table.add_column(column, justify="right", no_wrap=True)
+    whole, seconds = Work(), 0.0
+    for kind in KINDS:
+        mine = [stage for stage in stages.values() if stage.name == kind]
+        if not mine:
+            continue
+        work, took = estimates.of([s for s in mine if s.identity in missing])
+        whole, seconds = whole + work, seconds + took
+        most = max(users[stage.identity] for stage in mine)
+        there = sum(stage.identity not in missing for stage in mine)
+        table.add_row(
+            KINDS[kind].title, str(len(mine)), str(there), f"up to {most}" if most > 1 else "",
+            _count(work.samples), _count(work.generated + work.trained + work.read),
+            _time(took) if work.passes else "",
+        )  # fmt: skip
+    table.add_row(
+        "[bold]all[/]", str(len(stages)), str(len(stages) - len(missing)), "",
+        _count(whole.samples), _count(whole.generated + whole.trained + whole.read), _time(seconds),
+    )  # fmt: skip
+    console.print(table)
+    if missing:
+        workers = default_workers(plans)
+        console.print(
+            f"{seconds / 3600:.2f} device-hours; about {_time(seconds / workers)} with {workers} "
+            f"at a time. {estimates.basis()}",
+            highlight=False,
+        )
+    console.print(estimates.memory([planned.run for planned in plans]), highlight=False)
+
+
+class _Estimates:
+    """Costs of stages; shapes and speeds are looked up once per base model and dataset."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        #: whether any stage is much larger than what was measured
+        self.beyond = False
+        self.known: dict[tuple[str, str], tuple[Shape, Speeds] | None] = {}
+
+    def _of(self, run: RunConfig) -> tuple[Shape, Speeds] | None:
+        key = run.base_model.name, run.dataset.name
+        if key not in self.known:
+            shape = shape_of(run)
+            self.known[key] = None if shape is None else (shape, measured(self.layout, run, shape))
+        return self.known[key]
+
+    def of(self, stages: Sequence[Stage]) -> tuple[Work, float]:
+        """Work and device-seconds of some stages."""
+        work, seconds = Work(), 0.0
+        for stage in stages:
+            found = self._of(stage.run)
+            if found is not None:
+                shape, speeds = found
+                work += work_of(stage, speeds.lengths(stage.run))
+                self.beyond = self.beyond or speeds.beyond(stage, shape)
+                seconds += speeds.seconds(stage, shape)
+        return work, seconds
+
+    def basis(self) -> str:
+        """Where the speeds come from."""
+        told = []
+        for (model, dataset), found in self.known.items():
+            if found is None:
+                told.append(f"{model}: no estimate, its config.json is not on this machine")
+            elif found[1].rates:
+                told.append(f"{model} on {dataset}: speeds of {found[1].runs} runs in the store")
+            else:
+                rate = ASSUMED[found[1].device]
+                told.append(
+                    f"{model} on {dataset}: nothing measured yet, {rate:.0e} operations per second "
+                    "are assumed, and responses as long as allowed"
+                )
+        if self.beyond:
+            told.append("these were much smaller runs, so the times are upper bounds")
+        return "; ".join(told)
+
+    def memory(self, runs: Sequence[RunConfig]) -> str:
+        """The largest training of each base model."""
+        most: dict[str, float] = {}
+        for run in runs:
+            found = self._of(run)
+            if found is not None:
+                held = memory_gib(run, found[0], found[1].lengths(run))
+                most[run.base_model.name] = max(held, most.get(run.base_model.name, 0.0))
+        told = ", ".join(f"{name} {gib:.2g} GiB" for name, gib in most.items())
+        return f"memory per training process, at most: {told or 'unknown'}"
+
+
+def _several(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _count(number: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number:.0f}" if number else ""
+
+
+def _time(seconds: float) -> str:
+    if seconds >= 2 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"

@@ -1,0 +1,204 @@
+"""A store is data: reading a stranger's executes nothing, and no secret is written into one."""
+
+import ast
+import json
+import os
+import pickle
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablate.config import legality
+from ablate.config.compose import compose
+from ablate.config.expand import Expansion
+from ablate.config.run import validate
+from ablate.errors import ConfigError
+from ablate.launch.sweep import freeze, prepare
+from ablate.store import records
+from ablate.store.layout import Layout
+from ablate.store.provenance import provenance
+from ablate.store.secrets import scrub
+from madestore import answers, put
+from smallrun import SMALL
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+SECRETS = {"MY_SERVICE_TOKEN": "hunter2-of-the-service", "WANDB_API_KEY": "0" * 36 + "beef",
+           "HF_TOKEN": "hf_" + "x" * 20}  # fmt: skip
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+class Bomb:
+    """Leaves a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self.path),))
+
+
+def test_reading_a_strangers_store_executes_nothing(ablate: Command, tmp_path: Path) -> None:
+    root, hit = tmp_path / "store", tmp_path / "hit"
+    layout = Layout(root)
+    record = put(root, answers(5.0, 0), objective="dpo")
+    sweep = prepare(Expansion([compose([*SMALL, f"results_dir={root}"])], [{}]))
+    freeze(sweep, ["test"], "slurm", {})
+    bomb = pickle.dumps(Bomb(hit))
+    pickle.loads(bomb)
+    assert hit.is_dir(), "it would go off"
+    hit.rmdir()
+    jobs = sweep.folder / "slurm" / "1_0"
+    jobs.mkdir(parents=True)
+    for path in (
+        jobs / "1_0_submitted.pkl", jobs / "1_0_0_result.pkl", record.path / "extra.pkl",
+        record.path / "train.pickle", layout.root / "cache.pkl", layout.stages / "sft" / "x.bin",
+    ):  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bomb)
+    code = f"import os; os.mkdir({str(hit)!r})\n"
+    for name in ("sitecustomize.py", "__init__.py", "conftest.py"):
+        for folder in (root, sweep.folder, record.path):
+            (folder / name).write_text(code)
+    (root / "config.yaml").write_text(f"!!python/object/apply:os.mkdir [{str(hit)!r}]\n")
+    for words in (["ls"], ["show", record.short], ["table"], ["status"], ["cache"], ["curve"],
+                  ["logs", next(iter(sweep.plans))[:10]], ["cache", "prune"]):  # fmt: skip
+        done = ablate(*words, f"results_dir={root}")
+        assert "Traceback" not in done.stderr, done.stderr
+        assert not hit.exists(), words
+
+
+def test_what_reads_stores_has_no_way_to_execute() -> None:
+    """No unpickling, no evaluation of text; torch loads nothing of ours but safetensors."""
+    for room in ("store", "results", "analysis", "launch", "cli", "stages", "training", "models"):
+        for path in (SOURCE / "ablate" / room).rglob("*.py"):
+            for item in ast.walk(ast.parse(path.read_text())):
+                names: list[str] = []
+                if isinstance(item, ast.Import):
+                    names = [alias.name for alias in item.names]
+                elif isinstance(item, ast.ImportFrom):
+                    names = [item.module or ""]
+                elif isinstance(item, ast.Call):
+                    names = [f"{ast.unparse(item.func)}()"]
+                for name in names:
+                    assert name.split(".")[0] not in ("pickle", "cloudpickle", "dill"), path
+                    assert name not in ("eval()", "exec()", "torch.load()", "yaml.load()"), path
+
+
+def _keys(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        return set(value).union(*(_keys(item) for item in value.values()))
+    if isinstance(value, list):
+        return set().union(*(_keys(item) for item in value))
+    return set()
+
+
+def test_a_frozen_run_names_no_importable_target(tmp_path: Path) -> None:
+    run = compose([*SMALL, f"results_dir={tmp_path}", "judge=world", "reward=implicit"])
+    plain = run.model_dump(mode="json")
+    assert not {key for key in _keys(plain) if key.startswith("_")}
+    for where in (plain, plain["objective"], plain["judge"]):
+        where["_target_"] = "os.mkdir"
+        with pytest.raises(ConfigError, match="_target_"):
+            validate(plain)
+        del where["_target_"]
+    assert validate(plain) == run
+
+
+def test_no_secret_of_the_environment_reaches_a_file(ablate: Command, tmp_path: Path) -> None:
+    """A whole run with its offline mirror, and one that fails with the address of a stranger."""
+    root = tmp_path / "store"
+    words = [word for word in SMALL if not word.startswith("tracker")]
+    mirrored = [*words, "tracker=wandb_offline", f"results_dir={root}"]
+    assert ablate(*mirrored, env=SECRETS).returncode == 0
+    record = next(records.records(Layout(root)))
+    assert record.data["tracker_id"]
+    found = [path for path in root.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in found)
+    for path in found:
+        content = path.read_bytes()
+        for name, value in SECRETS.items():
+            assert value.encode() not in content, (name, path)
+    assert "environ" not in json.dumps(record.data)
+
+
+def test_folders_of_jobs_are_private(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        sweep = prepare(Expansion([compose([*SMALL, f"results_dir={tmp_path}"])], [{}]))
+        freeze(sweep, ["test"], "local", {"workers": 1, "max_restarts": 0})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(sweep.folder.stat().st_mode) == 0o700
+
+
+def test_records_and_stages_can_be_shared_as_the_umask_says(tmp_path: Path) -> None:
+    """Others of a group read what was published; what jobs print and are told stays private."""
+    code = (
+        "import os, sys; os.umask(0o027)\n"
+        "from pathlib import Path; from ablate.store import files\n"
+        "with files.scratch(Path(sys.argv[1]) / 's', 'x') as private:\n"
+        "    (private / 'data').write_text('x'); files.write_manifest(private)\n"
+        "    files.publish(private, Path(sys.argv[1]) / 'there')\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "there").iterdir()}
+    assert modes == {"data": 0o640, "manifest.json": 0o640}
+    assert stat.S_IMODE((tmp_path / "there").stat().st_mode) == 0o750
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("judge.url=https://me:pa55word@host/v1", "pa55word"),
+        ("git remote https://ghp_abcdefghijklmnopqrstuv@github.com/a/b", "ghp_abc"),
+        ("cannot load: token hf_abcdefghijklmnopqrst is invalid", "hf_abc"),
+        ("Authorization: Bearer abc.def-ghi", "abc.def"),
+        ("+model.api_key=topsecret", "topsecret"),
+        ("--password 'open sesame'", "open"),
+        ("key sk-proj-abcdefghijklmnop refused", "sk-proj"),
+        ("https://host/x?access_token=abc&user=me", "=abc"),
+    ],
+)
+def test_secrets_are_scrubbed(text: str, hidden: str) -> None:
+    assert hidden not in scrub(text)
+    assert "***" in scrub(text)
+    assert scrub(scrub(text)) == scrub(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["judge.api_key_env=JUDGE_KEY", "base_model.path=/models/a//b", "https://host:80/v1", "seed=3",
+     "objective.beta=0.1", "max_new_tokens: 16", "me@host"],
+)  # fmt: skip
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert scrub(text) == text
+
+
+def test_command_lines_and_causes_are_written_without_secrets(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    sweep = prepare(Expansion([compose([*SMALL, f"results_dir={tmp_path}"])], [{}]))
+    freeze(sweep, ["tracker.entity=hf_abcdefghijklmnopqrst"], "local", {})
+    attempt = records.new_attempt(layout, "a" * 32)
+    records.write_failure(attempt, "run", "401 at https://me:pa55word@host", None)
+    written = "".join(p.read_text() for p in tmp_path.rglob("*.json"))
+    assert "hf_abc" not in written
+    assert "pa55word" not in written
+
+
+def test_a_setting_that_holds_a_secret_is_refused_and_not_repeated() -> None:
+    run = compose(["dataset=local", "dataset.path=https://me:pa55word@host/data.jsonl"])
+    with pytest.raises(ConfigError, match=r"dataset\.path holds what looks like a key") as caught:
+        legality.check(run)
+    assert "pa55word" not in str(caught.value)
+
+
+def test_the_origin_of_a_result_tells_no_remote_and_no_difference() -> None:
+    found = provenance()
+    assert set(found) == {"git", "versions", "python", "host", "cpu", "cores", "system"}
+    if found["git"] is not None:
+        assert set(found["git"]) == {"commit", "dirty_files", "diff_sha256"}
