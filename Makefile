@@ -26,8 +26,7 @@ check: setup
 	$(BIN)/mypy
 
 test: check
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile \
-		--ignore=tests/stages --ignore=tests/chaos --ignore=tests/browser
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore=tests/stages --ignore=tests/chaos --ignore=tests/browser
 
 # whole runs of every factor: a few minutes more
 runs-test: setup

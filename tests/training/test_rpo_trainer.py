@@ -5,70 +5,20 @@ from dataclasses import replace
 import pytest
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from onestep import Gradients, assert_same, first_step
 from trl import DPOConfig, DPOTrainer
 
 from ablate.groups import PromptGroup
 from ablate.objectives import make_objective
-from ablate.training.collate import GroupCollator
 from ablate.training.groups import (
     mismatched_pairs,
     mismatched_partners,
     presentation_order,
 )
-from ablate.training.rpo import RPOTrainer
-from ablate.training.source import FixedGroups
 from ablate.trl_compat.arguments import Optimisation, common_arguments
 from ablate.trl_compat.quiet import quiet
 
 NAMES = ("dpo", "ipo", "simpo", "kto", "rpo_bwd", "rpo_fwd", "rpo_sq", "rpo_sqloo")
-
-
-class Gradients(TrainerCallback):
-    """Keeps the gradient and the loss of the first step and ends the training there."""
-
-    def __init__(self):
-        self.values, self.loss, self.trainer = {}, None, None
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        self.loss = self.trainer.step_loss()
-        self.values = {
-            name: value.grad.clone()
-            for name, value in model.named_parameters()
-            if value.grad is not None
-        }
-        control.should_training_stop = True
-
-
-def first_step(
-    model, tokenizer, groups, objective, folder, *, micro=None, checkpointing=False, ref_kl=None,
-    reference=None, whole=False,
-):  # fmt: skip
-    """Loss and unclipped gradient of one batch of all groups, or the trainer after that step."""
-    count = len(groups)
-    order = presentation_order(count, count, seed=0)
-    optimisation = Optimisation(
-        lr=1e-3, schedule="constant", warmup_steps=0, batch_size=count, micro_batch_size=micro,
-        weight_decay=0.0, max_grad_norm=None, gradient_checkpointing=checkpointing,
-    )  # fmt: skip
-    partners = mismatched_partners(order, count) if ref_kl is not None else None
-    collator = GroupCollator(groups, order, tokenizer.pad_token_id, partners, ref_kl)
-    keeper = Gradients()
-    with quiet():
-        arguments = common_arguments(
-            optimisation, output_dir=str(folder), seed=0, max_steps=1, model=model,
-            mixed_bf16=False,
-        )  # fmt: skip
-        trainer = RPOTrainer(
-            model, arguments, objective=objective, source=FixedGroups(collator),
-            num_positions=count, tokenizer=tokenizer, callbacks=[keeper], reference=reference,
-        )  # fmt: skip
-        keeper.trainer = trainer
-        trainer.train()
-        trainer.release()
-    if whole:
-        return trainer
-    return keeper.loss, keeper.values
 
 
 def by_hand(model, groups, objective, plain_logps, kl=None):
@@ -102,14 +52,6 @@ def by_hand(model, groups, objective, plain_logps, kl=None):
     gradient = {name: value.grad.clone() for name, value in model.named_parameters()}
     model.zero_grad(set_to_none=True)
     return loss.item(), gradient
-
-
-def assert_same(left, right, tolerance=1e-4):
-    scale = max(float(value.abs().max()) for value in right.values())
-    assert scale > 1e-6  # a gradient that is zero everywhere compares nothing
-    assert left.keys() == right.keys()
-    for name in right:
-        assert torch.allclose(left[name], right[name], atol=tolerance * scale), name
 
 
 @pytest.mark.parametrize("name", NAMES)

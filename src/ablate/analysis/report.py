@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -330,9 +331,9 @@ class _Maker:
             if column in known and not (heavy and len(self.table.runs) > READ_THROUGH):
                 wanted.append(column)
         rows = (*self.table.row_names, *self.table.col_names)
-        runs, kept = self.table.runs, []
+        runs, kept = self.table.runs, list[str]()
         for metric in wanted:
-            measured = self._or_none(lambda runs=runs, metric=metric: measure(runs, metric, {}))
+            measured = self._or_none(partial(measure, runs, metric, {}))
             if measured is not None:
                 runs, kept = measured, [*kept, metric]
         question = Question(rows=rows, metrics=tuple(kept))
@@ -414,7 +415,8 @@ class _Maker:
 
 def _settings(runs: pd.DataFrame) -> tuple[list[list[str]], list[list[str]]]:
     """Settings that all runs share, and those in which they differ, with their values."""
-    common, varied = [], []
+    common: list[list[str]] = []
+    varied: list[list[str]] = []
     for column in runs.columns:
         if not column.startswith("config.") or column.startswith("config.results_dir"):
             continue

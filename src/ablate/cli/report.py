@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
 
     name = args.sweep or layout.root.resolve().name
     made = report(
-        study.frame,
+        study.reported,
         study.lacking,
         make_table(study, args),
         name=name,

@@ -124,7 +124,7 @@ def make_table(study: Study, args: argparse.Namespace) -> AblationTable:
 
 def show_study(console: Console, study: Study) -> None:
     """Prints the table that a sweep's own file asks for."""
-    show(console, make_table(study, parser().parse_args([])))
+    show(console, make_table(study, parser("table", "").parse_args([])))
 
 
 def _names(words: Sequence[str]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from ablate.config.base import Node
+from ablate.config.base import Node, neutral
 
 
 class TrainingConfig(Node):
@@ -29,3 +29,7 @@ class TrainingConfig(Node):
     #: whose mean on the valid prompts `select_checkpoint: valid` compares
     select_by: Literal["judge", "training_reward"]
     deterministic: bool
+    #: whether a prompt is encoded once for all its responses, and short rows are joined
+    shared_prompt: Literal["auto", "on", "off"] = neutral("auto")
+    #: tokens of a forward pass and process, padding included
+    tokens_per_device: PositiveInt | Literal["auto"] = neutral("auto")

@@ -25,6 +25,22 @@ class AdaptersOff:
     def device(self) -> torch.device:
         return torch.device(self.adapted.device)
 
+    @property
+    def config(self) -> Any:
+        return self.adapted.config
+
+    @property
+    def training(self) -> bool:
+        return bool(self.adapted.training)
+
+    def get_base_model(self) -> Any:
+        """The transformers model inside, which both share."""
+        return self.adapted.get_base_model()
+
+    def train(self, mode: bool = True) -> "AdaptersOff":
+        self.adapted.train(mode)
+        return self
+
     def eval(self) -> "AdaptersOff":
         self.adapted.eval()
         return self

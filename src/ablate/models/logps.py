@@ -10,10 +10,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ablate.models.loading import check_lengths, context_length
-from ablate.trl_compat.fused_head import fused_head, token_logps
+from ablate.models.packing import Packing, Text, text_rows, trees_of
+from ablate.models.sharing import attention, why_not
+from ablate.trl_compat.fused_head import fused_head, gathering, token_logits, token_values
 
 #: (prompt ids, the ids of its responses)
 Item = tuple[list[int], list[list[int]]]
+#: numbers that two models' logits of a batch may have, each
+MAX_LOGITS = 2**27
 
 
 @dataclass(frozen=True)
@@ -99,23 +103,48 @@ def response_token_logps(
 
     `attached`: the model is in training and keeps the fused head and the autocast that it has.
     """
-    rows = _flatten(items)
-    lengths = [len(prompt) + len(response) for prompt, response in rows]
-    check_lengths(lengths, context_length(model))
-    flat: list[list[float]] = [[] for _ in rows]
+    texts = _flatten(items)
+    check_lengths((len(prompt) + len(ids) for prompt, ids in texts), context_length(model))
+    packing = _packing(model)
+    flat: list[list[float]] = [[] for _ in texts]
     was_training = model.training
     model.eval()
     try:
         with nullcontext() if attached else fused_head(model), torch.no_grad():
-            for batch in batches_by_length(lengths, batch_tokens):
-                ids, completion = pad_rows([rows[place] for place in batch], _pad(tokenizer))
-                device = model.device
-                values = token_logps(model, ids.to(device), completion.to(device)).cpu()
-                for place, line, shown in zip(batch, values, completion[:, 1:], strict=True):
-                    flat[place] = line[shown].tolist()
+            for batch in _batches(texts, packing, batch_tokens):
+                rows = _rows(model, tokenizer, [texts[place] for place in batch], packing)
+                mask = None if packing is None else attention(model, rows)
+                values = token_values(model, rows, ("log_probs",), mask)[0].cpu()
+                pieces = values.split([len(texts[place][1]) for place in batch])
+                for place, piece in zip(batch, pieces, strict=True):
+                    flat[place] = piece.tolist()
     finally:
         model.train(was_training)
     return _nest(items, flat)
+
+
+def _packing(model: PreTrainedModel) -> Packing | None:
+    """How a model's rows are packed; None where it cannot take packed rows."""
+    return Packing.of(model.config) if why_not(model) is None else None
+
+
+def _batches(
+    texts: Sequence[Text], packing: Packing | None, batch_tokens: int
+) -> Iterator[list[int]]:
+    """Places of texts by similar length, those that share a prompt together."""
+    trees = trees_of(texts, [0] * len(texts), packing)
+    for batch in batches_by_length([tree.length for tree in trees], batch_tokens):
+        yield [place for number in batch for place in trees[number].texts]
+
+
+def _rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[Text],
+    packing: Packing | None,
+) -> dict[str, Tensor]:
+    rows = text_rows(texts, [0] * len(texts), int(tokenizer.pad_token_id), packing)
+    return {name: value.to(model.device) for name, value in rows.items()}
 
 
 def token_kl(
@@ -130,38 +159,39 @@ def token_kl(
     Args and errors as in `response_logps`. The divergence at a position sums over the whole
     vocabulary; it is the KL of the untempered distributions.
     """
-    rows = _flatten(items)
-    lengths = [len(prompt) + len(response) for prompt, response in rows]
-    check_lengths(lengths, context_length(policy))
-    flat: list[Any] = [None] * len(rows)
+    texts = _flatten(items)
+    check_lengths((len(prompt) + len(ids) for prompt, ids in texts), context_length(policy))
+    packing = _packing(policy) if why_not(reference) is None else None
+    # a batch's logits of both models are held at once
+    batch_tokens = min(batch_tokens, MAX_LOGITS // policy.config.get_text_config().vocab_size)
+    flat: list[Any] = [None] * len(texts)
     policy.eval()
     reference.eval()
-    with torch.no_grad():
-        for batch in batches_by_length(lengths, batch_tokens):
-            ids, completion = pad_rows([rows[place] for place in batch], _pad(tokenizer))
-            shown = completion[:, 1:]
-            left = _log_softmax(policy, ids, shown)
-            right = _log_softmax(reference, ids, shown).to(left.device)
-            targets = ids[:, 1:][shown].to(left.device)
+    with torch.no_grad(), gathering(policy), gathering(reference):
+        for batch in _batches(texts, packing, batch_tokens):
+            chosen = [texts[place] for place in batch]
+            rows = _rows(policy, tokenizer, chosen, packing)
+            left = _log_softmax(policy, rows, packing)
+            other = {name: value.to(reference.device) for name, value in rows.items()}
+            right = _log_softmax(reference, other, packing).to(left.device)
+            targets = rows["target"][:, None]
             columns = torch.stack(
                 [
-                    left.gather(1, targets[:, None])[:, 0],
-                    right.gather(1, targets[:, None])[:, 0],
+                    left.gather(1, targets)[:, 0],
+                    right.gather(1, targets)[:, 0],
                     (left.exp() * (left - right)).sum(dim=1),
                 ],
                 dim=1,
             ).cpu()
-            pieces = columns.split(shown.sum(dim=1).tolist())
+            pieces = columns.split([len(response) for _, response in chosen])
             for place, piece in zip(batch, pieces, strict=True):
                 flat[place] = ResponseKL(*piece.sum(dim=0).tolist())
     return _nest(items, flat)
 
 
-def _log_softmax(model: PreTrainedModel, ids: Tensor, shown: Tensor) -> Tensor:
-    """float32[N, V]: log-probabilities at the N positions that predict a response token."""
-    output: Any = model(input_ids=ids.to(model.device), use_cache=False)
-    return torch.log_softmax(output.logits[:, :-1][shown.to(model.device)].float(), dim=-1)
-
-
-def _pad(tokenizer: PreTrainedTokenizerBase) -> int:
-    return int(tokenizer.pad_token_id)
+def _log_softmax(
+    model: PreTrainedModel, rows: dict[str, Tensor], packing: Packing | None
+) -> Tensor:
+    """float32[N, V]: log-probabilities at the N places that predict a response token."""
+    mask = None if packing is None else attention(model, rows)
+    return torch.log_softmax(token_logits(model, rows, mask).float(), dim=-1)

@@ -110,7 +110,18 @@ def estimate(
         working = 2 * (embeddings + 2 * shape.layer_weights)
     else:
         working = (2 * trained if rank is None else 0) + (4 * trained if processes > 1 else 0)
-    held = micro_batch_size * responses * tokens
-    kept = 2 * (8 * shape.hidden + 3 * shape.intermediate)
-    per_token = shape.layers * 2 * shape.hidden + kept if checkpointing else shape.layers * kept
-    return Estimate(states, working, held * per_token)
+    per_token = activation_bytes(shape.hidden, shape.intermediate, shape.layers, checkpointing, 2)
+    return Estimate(states, working, micro_batch_size * responses * tokens * per_token)
+
+
+def activation_bytes(
+    hidden: int, intermediate: int, layers: int, checkpointing: bool, width: int
+) -> int:
+    """Bytes of activations per token, in numbers of `width` bytes; see `estimate`."""
+    kept = width * (8 * hidden + 3 * intermediate)
+    return layers * width * hidden + kept if checkpointing else layers * kept
+
+
+def state_bytes(model: Any) -> int:
+    """Bytes that training will add to a model: gradients and two moments of what is trained."""
+    return 12 * sum(value.numel() for value in model.parameters() if value.requires_grad)

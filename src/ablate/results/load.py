@@ -43,9 +43,9 @@ def load(root: str | Path = "results", ids: Iterable[str] | None = None) -> pd.D
     reward, shaping, base_model, dataset, collection, seed), every setting as `config.<path>`,
     every metric as `<metric>/<split>` with `<metric>/<split>/se` and `<metric>/<split>/n` (over
     prompts), `reward.<key>` (what is known of the training reward), `stage.<role>` (identities of
-    the stages that it came from), tokens_trained, tokens_generated (sampled by all of these stages,
-    those shared with other runs included), device_seconds (seconds), finished (unix
-    time), commit, changed_files (since that commit), machine.* and provenance.*
+    the stages that it came from), tokens_trained, tokens_generated (sampled by all of
+    these stages, those shared with other runs included), device_seconds (seconds),
+    finished (unix time), commit, changed_files (since that commit), machine.* and provenance.*
     (device, processor, versions), path. docs/results.md tells each with its unit.
 
     A damaged record is left out with a warning that names it.
@@ -150,7 +150,7 @@ def load_curve(root: str | Path = "results", ids: Iterable[str] | None = None) -
 
     Columns: (round,) step, judge_reward, training_reward (on training's scale), kl (to SFT, in
     nats per response), length (tokens), truncated (share), all means over the same valid prompts;
-    answers and tokens, counts of what was sampled for the point; id.
+    answers and tokens, counts of what was sampled for the point; and id.
     """
     return read_tables(_asked(root, ids), CURVE)
 

@@ -38,9 +38,9 @@ class Study:
     damaged: list[Damaged]
     name: str | None
     settings: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
     #: the command lines that started the sweep, without `ablate`
     commands: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
     @property
     def reported(self) -> pd.DataFrame:
@@ -72,13 +72,6 @@ def sweep_folders(layout: Layout, name: str) -> list[Path]:
     raise StoreError(f"no sweep '{name}' in {layout.root.resolve()}{told}")
 
 
-def typed(overrides: list[str]) -> str:
-    """The words of a frozen sweep's command line, without what its file added and local paths."""
-    words = [str(word) for word in overrides]
-    kept = [w for w in words if not w.startswith(("analysis.", "results_dir=", "hydra"))]
-    return " ".join(shlex.quote(word) for word in [*kept, "-m"])
-
-
 def copy_sweeps(layout: Layout, target: Layout, names: list[str] | None) -> None:
     """Hands on what was asked for: frozen sweeps, with the settings of runs that did not finish.
 
@@ -96,10 +89,10 @@ def copy_sweeps(layout: Layout, target: Layout, names: list[str] | None) -> None
         one = read_sweep(folder)
         there = read_runs(layout.root, one.runs).frame
         finished = set(there["id"]) if len(there) else set()
-        # those of an undecided contest stand for the runs that nobody can name yet
-        open_ones = {contest.runs[0] for contest, _ in one.open()}
+        # of an undecided contest, one trial stands for the runs that nobody can name yet
+        needed = {contest.runs[0] for contest, _ in one.open()}
         for identity in one.runs:
-            if identity in finished and identity not in open_ones:
+            if identity in finished - needed:
                 continue
             config = files.read_json(one.frozen(identity))
             files.write_json(
@@ -118,6 +111,13 @@ def names(content: dict[str, Any]) -> list[str]:
         for key, _, value in (word.partition("=") for word in words)
         if key.lstrip("+") == "sweep"
     ]
+
+
+def typed(content: dict[str, Any]) -> str:
+    """The words of a frozen sweep's command line, without what its file added and local paths."""
+    words = [str(word) for word in content["overrides"]]
+    kept = [w for w in words if not w.startswith(("analysis.", "results_dir=", "hydra."))]
+    return " ".join(shlex.quote(word) for word in [*kept, "-m"])
 
 
 def analysis_of(content: dict[str, Any]) -> dict[str, Any]:
@@ -157,43 +157,34 @@ def load_study(root: str | Path, sweep: str | None = None) -> Study:
     runs = read_runs(root, asked)
     lacking = [*_lacking(layout, asked, runs), *(row for one in found for row in _awaited(one))]
     return Study(
-        _in_frame(runs.frame, found),
-        _in_study(lacking, found),
+        _in_study(runs.frame, found),
+        _in_study(pd.DataFrame(lacking), found),
         runs.damaged,
         sweep,
         analysis,
+        tuple(dict.fromkeys(typed({"overrides": one.overrides}) for one in found)),
         [note for one in found for note in _choices(one)],
-        tuple(dict.fromkeys(typed(one.overrides) for one in found)),
     )
 
 
-def _in_frame(frame: pd.DataFrame, found: list[FrozenSweep]) -> pd.DataFrame:
-    """As `_in_study`, for the many finished runs."""
-    trials = {identity for one in found for identity in one.trials}
-    labels = {identity: of for one in found for identity, of in one.labels.items() if of}
-    if frame.empty or not (trials or labels):
-        return frame
-    if trials:
-        chose = frame["id"].isin(trials)
-        frame = frame.assign(**{PHASE: chose.map({True: TUNE, False: REPORT})})
-    if not labels:
-        return frame
-    of = [labels.get(identity, [{}]) for identity in frame["id"]]
-    repeated = frame.loc[frame.index.repeat([len(one) for one in of])].reset_index(drop=True)
-    told = pd.DataFrame([label for one in of for label in one]).add_prefix("config.")
-    return pd.concat([repeated.drop(columns=told.columns, errors="ignore"), told], axis=1).copy()
-
-
-def _in_study(rows: list[dict[str, Any]], found: list[FrozenSweep]) -> pd.DataFrame:
+def _in_study(frame: pd.DataFrame, found: list[FrozenSweep]) -> pd.DataFrame:
     """Adds what the sweeps know of the runs: their phase, and a row for each of their labels."""
     trials = {identity for one in found for identity in one.trials}
     labels = {identity: of for one in found for identity, of in one.labels.items()}
-    result = []
-    for row in rows:
-        phase = {PHASE: TUNE if row["id"] in trials else REPORT} if trials else {}
-        for label in row.pop("_labels", labels.get(row["id"])) or [{}]:
-            result.append({**row, **phase, **{f"config.{k}": v for k, v in label.items()}})
-    return pd.DataFrame(result)
+    for one in found:
+        labels |= {contest.promise(seed): contest.labels for contest, seed in one.open()}
+    if frame.empty or not (trials or labels):
+        return frame
+    if trials:
+        frame = frame.assign(**{PHASE: [TUNE if i in trials else REPORT for i in frame["id"]]})
+    if not labels:
+        return frame
+    each = [labels.get(identity) or [{}] for identity in frame["id"]]
+    places = [place for place, of in enumerate(each) for _ in of]
+    flat = [label for of in each for label in of]
+    names = sorted({name for label in flat for name in label})
+    added = {f"config.{name}": [label.get(name) for label in flat] for name in names}
+    return frame.iloc[places].reset_index(drop=True).assign(**added)
 
 
 def _awaited(found: FrozenSweep) -> list[dict[str, Any]]:
@@ -204,7 +195,7 @@ def _awaited(found: FrozenSweep) -> list[dict[str, Any]]:
         config["seed"]["value"] = seed
         reason = "no trial of its arm has been chosen"
         known = {"id": contest.promise(seed), "state": "missing", "reason": reason}
-        rows.append({**settings(config), **known, "_labels": contest.labels})
+        rows.append({**settings(config), **known})
     return rows
 
 

@@ -123,6 +123,7 @@ def run(context: Context) -> None:
             "generated": _generated(model, result),
             "seconds": time.monotonic() - started,
             "processes": world_size(),
+            "computed": result.computed,
         },
     )
 

@@ -28,13 +28,13 @@ KINDS: dict[str, Kind] = {
     "sft": Kind(1, "ablate.stages.sft:run", "SFT policy", trains=True),
     "pool": Kind(1, "ablate.stages.pool:run", "response pool", draws=True),
     "labels": Kind(1, "ablate.stages.labels:run", "labels"),
-    "reward_model": Kind(2, "ablate.stages.reward_model:run", "reward model", trains=True),
-    "scores": Kind(2, "ablate.stages.scores:run", "training rewards"),
-    "ref_logps": Kind(1, "ablate.stages.ref_logps:run", "reference log-probs"),
-    "policy": Kind(1, "ablate.stages.policy:run", "policy", trains=True, draws=True),
+    "reward_model": Kind(3, "ablate.stages.reward_model:run", "reward model", trains=True),
+    "scores": Kind(3, "ablate.stages.scores:run", "training rewards"),
+    "ref_logps": Kind(2, "ablate.stages.ref_logps:run", "reference log-probs"),
+    "policy": Kind(2, "ablate.stages.policy:run", "policy", trains=True, draws=True),
     "select": Kind(1, "ablate.stages.select:run", "checkpoint selection", draws=True),
     "answers": Kind(1, "ablate.stages.answers:run", "SFT evaluation", draws=True),
-    "evaluation": Kind(2, "ablate.stages.evaluation:run", "evaluation", draws=True),
+    "evaluation": Kind(3, "ablate.stages.evaluation:run", "evaluation", draws=True),
 }
 
 #: the stages that belong to one run rather than to many; a forced run computes these again

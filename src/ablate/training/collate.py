@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ablate.groups import PromptGroup
-from ablate.models.logps import pad_rows
+from ablate.models.packing import Packing, Text, text_rows, trees_of
 from ablate.training.groups import Group, mismatched_pairs
 
 #: numbers per response by their names in `PromptGroup`: (field of a group, where absent, type)
@@ -34,12 +34,13 @@ SIDE_TEXTS = ("gold", "rationale", "sample")
 class GroupCollator:
     """Turns positions of the presentation order into one micro-batch of tensors.
 
-    Legend: B prompts, K responses at most, R present responses, L tokens at most.
+    Legend: B prompts, K responses at most, R present responses, S texts beside them.
 
-    The batch holds `input_ids` int[R + S, L], `completion_mask` bool[R + S, L], `cell` int[R]
-    (row · K + column of each response) and, by their names in `PromptGroup`, what is known of the
-    responses. The last S rows are texts beside the responses (a gold response, a rationale):
-    `gold_row` int[B] says which row is a prompt's gold response.
+    The batch holds the rows of all texts (`text_rows`), `tokens` int[R + S] (of prompt and response
+    of each text), `cell` int[R] (row · K + column of each response) and, by their names in
+    `PromptGroup`, what is known of the responses. The last S texts stand beside the responses (a
+    gold response, a rationale): `gold_row` int[B] says which text is a prompt's gold response.
+    With `packing`, texts share prompts and rows.
 
     Positions beyond the order are fillers: they keep processes in step on an uneven last batch.
     Their tokens are those of the order's last group, and no response of theirs is present
@@ -53,12 +54,22 @@ class GroupCollator:
         pad_id: int,
         partners: Sequence[int] | None = None,
         partner_ref_logps: Sequence[list[float]] | None = None,
+        *,
+        packing: Packing | None = None,
     ) -> None:
         self.groups = groups
         self.order = order
         self.pad_id = pad_id
         self.partners = partners
         self.partner_ref_logps = partner_ref_logps
+        self.packing = packing
+
+    def extent(self, position: int) -> tuple[int, int]:
+        """How many rows a position's group makes at most, and the tokens of the longest."""
+        group = self.groups[self.order[min(position, len(self.order) - 1)]]
+        texts = [*group.rows(), *group.side_texts().values()]
+        trees = trees_of(texts, [0] * len(texts), self.packing)
+        return len(trees), max(tree.length for tree in trees)
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         asked = [int(example["index"]) for example in examples]
@@ -67,27 +78,31 @@ class GroupCollator:
         batch = self._fields(chosen)
         batch["mask"] &= torch.tensor([position < len(self.order) for position in asked])[:, None]
         if self.partners is not None and self.partner_ref_logps is not None:
-            pairs = []
+            pairs: list[Text] = []
+            owners: list[int] = []
             reference = []
-            for position, group in zip(positions, chosen, strict=True):
+            for owner, (position, group) in enumerate(zip(positions, chosen, strict=True)):
                 pairs += mismatched_pairs(group, self.groups[self.partners[position]])
+                owners += [owner] * len(group.response_ids)
                 reference.append(self.partner_ref_logps[position])
-            batch["kl_input_ids"], batch["kl_completion_mask"] = pad_rows(pairs, self.pad_id)
+            rows = text_rows(pairs, owners, self.pad_id, self.packing)
+            batch |= {f"kl_{name}": value for name, value in rows.items()}
             batch["kl_ref_logps"] = _grid(reference, 0.0, torch.float32)
         return batch
 
     def _fields(self, chosen: Sequence[Group]) -> dict[str, Tensor]:
         counts = [len(group.response_ids) for group in chosen]
         width = max(counts)
-        rows = [row for group in chosen for row in group.rows()]
+        texts = [row for group in chosen for row in group.rows()]
+        owners = [owner for owner, count in enumerate(counts) for _ in range(count)]
         side = {}
         for name in chosen[0].side_texts():
-            side[f"{name}_row"] = torch.arange(len(rows), len(rows) + len(chosen))
-            rows += [group.side_texts()[name] for group in chosen]
-        input_ids, completion = pad_rows(rows, self.pad_id)
+            side[f"{name}_row"] = torch.arange(len(texts), len(texts) + len(chosen))
+            texts += [group.side_texts()[name] for group in chosen]
+            owners += range(len(chosen))
         batch = {
-            "input_ids": input_ids,
-            "completion_mask": completion,
+            **text_rows(texts, owners, self.pad_id, self.packing),
+            "tokens": torch.tensor([len(prompt) + len(ids) for prompt, ids in texts]),
             "cell": torch.tensor(
                 [row * width + column for row, n in enumerate(counts) for column in range(n)]
             ),
@@ -129,7 +144,7 @@ def real_prompts(batch: dict[str, Tensor]) -> Tensor:
 
 
 def real_sequences(batch: dict[str, Tensor]) -> Tensor:
-    """bool[R + S]: the rows of `input_ids` that belong to prompts that are no fillers."""
+    """bool[R + S]: the texts that belong to prompts that are no fillers."""
     sides = [real_prompts(batch) for name in SIDE_TEXTS if f"{name}_row" in batch]
     return torch.cat([batch["mask"].flatten()[batch["cell"]], *sides])
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ablate.models.packing import Packing
 from ablate.objectives import Objective
 from ablate.sampling.responses import Count
 from ablate.training.behaviour import with_behaviour
@@ -82,6 +83,7 @@ class OnlineGroups:
     Args:
         order: places of prompts, whole batches of `batch_size`.
         frozen: the reference; None takes the policy with its adapters switched off.
+        packing: see `GroupCollator`.
     """
 
     def __init__(
@@ -92,7 +94,9 @@ class OnlineGroups:
         objective: Objective,
         frozen: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase,
+        packing: Packing | None = None,
     ) -> None:
+        self.packing = packing
         self.fresh, self.order, self.batch_size = fresh, order, batch_size
         self.objective, self.frozen, self.tokenizer = objective, frozen, tokenizer
         #: what all processes have drawn so far
@@ -121,7 +125,24 @@ class OnlineGroups:
                 pairs = mismatched(
                     groups, places, self.batch_size, self.objective, reference, self.tokenizer
                 )
-        self._collator = GroupCollator(groups, places, int(self.tokenizer.pad_token_id), *pairs)
+        self._collator = self._collate(groups, places, pairs)
+
+    def _collate(self, groups: list[Group], places: list[int], pairs: Any) -> GroupCollator:
+        pad = int(self.tokenizer.pad_token_id)
+        return GroupCollator(groups, places, pad, *pairs, packing=self.packing)
+
+    @property
+    def packed(self) -> bool:
+        return self.packing is not None
+
+    @property
+    def filler(self) -> int:
+        return len(self.order)
+
+    def extent(self, position: int) -> tuple[int, int]:
+        """See `GroupSource`."""
+        assert self._collator is not None
+        return self._collator.extent(position - self._first)
 
     def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
         """The micro-batch of some positions of the current step."""
@@ -148,9 +169,8 @@ class OnlineGroups:
         if self.fresh.memory is not None:
             self.fresh.memory.load_state_dict(state["memory"])
         groups = [Group(**values) for values in state["groups"]]
-        places, pad = list(range(len(groups))), int(self.tokenizer.pad_token_id)
         self._first, self.drawn = state["first"], Count(**state["drawn"])
-        self._collator = GroupCollator(groups, places, pad, *state["pairs"])
+        self._collator = self._collate(groups, list(range(len(groups))), state["pairs"])
 
     def _counted(
         self, policy: PreTrainedModel, visits: Sequence[Visit]

@@ -2,10 +2,13 @@
 
 import copy
 import math
+import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -14,10 +17,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ablate import preemption
 from ablate.config.model import Lora
 from ablate.config.training import TrainingConfig
-from ablate.errors import ConfigError
+from ablate.errors import ConfigError, ModelError
+from ablate.models.loading import context_length
+from ablate.models.packing import Packing
+from ablate.models.sharing import FLEX_BLOCK, attending, use_flex, why_not
 from ablate.objectives import Objective
 from ablate.sampling.responses import Count
 from ablate.training.behaviour import Behaviour, of_behaviour
+from ablate.training.budget import Budget, tokens_for
 from ablate.training.collate import GroupCollator
 from ablate.training.groups import Group, presentation_order
 from ablate.training.lora import lora_config
@@ -39,6 +46,8 @@ from ablate.trl_compat.arguments import (
     deterministic_algorithms,
     micro_batch,
     padded_count,
+    sharded,
+    world_size,
 )
 from ablate.trl_compat.quiet import quiet
 
@@ -66,6 +75,9 @@ class PolicyResult:
     curve: pd.DataFrame
     #: what was drawn from the policy to train on; none where the groups were made before
     drawn: Count
+    #: how it was computed: `shared_prompt` (on, or why not), `tokens_per_device` at the end and
+    #: how often memory ran out (`halvings`)
+    computed: dict[str, Any]
 
 
 def train_policy(
@@ -108,8 +120,9 @@ def train_policy(
     Raises:
         Preempted: the process was asked to end (`ablate.preemption`), after the step was finished.
         DataError: groups that do not fit together or lack what the objective needs.
-        ModelError: a sequence longer than the model's context.
-        ConfigError: a batch size that does not divide.
+        ModelError: a sequence longer than the model's context, or `training.shared_prompt=on` with
+            a model that cannot take packed rows.
+        ConfigError: a batch size that does not divide, or memory for less than one prompt.
     """
     optimisation = _optimisation(training)
     micro_batch(optimisation)
@@ -118,10 +131,17 @@ def train_policy(
     # whole distributions, too many to store; adapters are simply switched off for that
     if reference is None and lora is None and (fresh or objective.needs.token_kl):
         reference = copy.deepcopy(model).requires_grad_(False)
+    obstacle = shared_prompt_obstacle(model, training)
     source: GroupSource
+    flex = False
     if isinstance(groups, FreshGroups):
         order, steps = _plan(groups.count, training, seed, whole_batches=True)
-        source = OnlineGroups(groups, order, training.batch_size, objective, reference, tokenizer)
+        # nobody knows how long fresh responses will be
+        flex = obstacle is None and use_flex(model, context_length(model) or 0)
+        packing = _packing(model, obstacle, flex)
+        source = OnlineGroups(
+            groups, order, training.batch_size, objective, reference, tokenizer, packing
+        )
     else:
         check_fit(groups, objective, model)
         order, steps = _plan(len(groups), training, seed)
@@ -129,7 +149,18 @@ def train_policy(
         frozen = model if reference is None else reference
         groups = with_reference(frozen, tokenizer, read_by(groups, objective), objective)
         pairs = mismatched(groups, order, training.batch_size, objective, frozen, tokenizer)
-        source = FixedGroups(GroupCollator(groups, order, int(tokenizer.pad_token_id), *pairs))
+        longest = max(
+            len(group.prompt_ids) + sum(len(ids) for ids in group.response_ids) for group in groups
+        )
+        flex = obstacle is None and use_flex(model, longest)
+        collator = GroupCollator(
+            groups,
+            order,
+            int(tokenizer.pad_token_id),
+            *pairs,
+            packing=_packing(model, obstacle, flex),
+        )
+        source = FixedGroups(collator)
     narrow = next(model.parameters()).dtype != torch.float32
     if narrow and lora is None:
         # updates smaller than bfloat16's spacing would be lost: float32 master weights, autocast
@@ -143,6 +174,7 @@ def train_policy(
         tempfile.TemporaryDirectory(prefix=".trainer-", dir=work_dir) as scratch,
         quiet(),
         deterministic_algorithms(training.deterministic and torch.cuda.is_available()),
+        attending(model, "flex_attention" if flex else None),
     ):
         arguments = common_arguments(
             optimisation,
@@ -169,6 +201,7 @@ def train_policy(
             objective=objective,
             reference=reference if objective.needs.token_kl else None,
             source=source,
+            budget=_budget(model, training),
             num_positions=padded_count(len(order), optimisation),
             tokenizer=tokenizer,
             callbacks=[watch, pause],
@@ -190,7 +223,50 @@ def train_policy(
             trainer.release()
     rows, points = pd.DataFrame(watch.rows), pd.DataFrame(watch.points)
     drawn = source.drawn if isinstance(source, OnlineGroups) else Count()
-    return PolicyResult(rows, watch.checkpoints, divergence, points, drawn)
+    computed = {"shared_prompt": obstacle or "on", **trainer.budget.state()}
+    return PolicyResult(rows, watch.checkpoints, divergence, points, drawn, computed)
+
+
+def shared_prompt_obstacle(model: PreTrainedModel, training: TrainingConfig) -> str | None:
+    """Why responses do not share their prompt's row; None: they do.
+
+    Raises:
+        ModelError: they should (`on`), and the model cannot.
+    """
+    if training.shared_prompt == "off":
+        return "off"
+    reason = why_not(model)
+    if reason is None:
+        return None
+    if training.shared_prompt == "on":
+        raise ModelError(
+            f"training.shared_prompt=on: {reason}. Use training.shared_prompt=auto or off, which "
+            "give every response a row of its own"
+        )
+    if os.environ.get("RANK", "0") == "0":
+        print(
+            f"training.shared_prompt=auto: {reason}; every response gets a row of its own",
+            file=sys.stderr,
+        )
+    return reason
+
+
+def _packing(model: PreTrainedModel, obstacle: str | None, flex: bool) -> Packing | None:
+    if obstacle is not None:
+        return None
+    return Packing.of(model.config, FLEX_BLOCK if flex else 1)
+
+
+def _budget(model: PreTrainedModel, training: TrainingConfig) -> Budget:
+    asked = training.tokens_per_device
+    if asked != "auto":
+        return Budget(asked, training.micro_batch_size, found=False)
+    processes = world_size() if sharded() else 1
+    # a model that waits on the CPU to be sharded will be on a GPU
+    on_gpu = model.device.type == "cuda" or (sharded() and torch.cuda.is_available())
+    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else model.device
+    tokens = tokens_for(model, device, training.gradient_checkpointing, processes)
+    return Budget(tokens, training.micro_batch_size, found=True)
 
 
 def _optimisation(training: TrainingConfig) -> Optimisation:

@@ -1,19 +1,24 @@
 """The preference trainer: any objective over groups of K responses, exact over the global batch."""
 
-from dataclasses import fields, replace
+import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from accelerate import DistributedType
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ablate.groups import PromptGroup
+from ablate.models.sharing import attending
 from ablate.objectives import Objective, ObjectiveState, response_scales, token_scales
+from ablate.training.budget import Budget, forget
 from ablate.training.collate import SIDE_TEXTS, prompt_group, real_prompts, real_sequences
+from ablate.training.scoring import mismatched_logps, scored_group
+from ablate.training.seen import concatenate, detached, response_metrics
 from ablate.training.source import GroupSource
-from ablate.training.token_kl import token_logps_and_kl
 from ablate.trl_compat.dpo import GroupTrainer
-from ablate.trl_compat.fused_head import token_logps, token_values
+from ablate.trl_compat.fused_head import base_of, gather
 
 
 class RPOTrainer(GroupTrainer):
@@ -27,7 +32,11 @@ class RPOTrainer(GroupTrainer):
     What an objective remembers (`objective_state`) is updated once per step on the global batch,
     so that every process holds the same.
 
-    Legend: B prompts and K responses of a micro-batch, R present responses, T tokens.
+    A step's prompts are cut into micro-batches here, by a budget of tokens, and the trainer that
+    this one is made from sees one batch per step. Where memory runs out, the step is begun again
+    with half the budget.
+
+    Legend: B prompts and K responses of a micro-batch, T tokens.
     """
 
     def __init__(
@@ -37,10 +46,12 @@ class RPOTrainer(GroupTrainer):
         *,
         objective: Objective,
         source: GroupSource,
+        budget: Budget,
         reference: Any = None,
         **others: Any,
     ) -> None:
         self.source = source
+        self.budget = budget
         self.objective = objective
         self.objective_state = ObjectiveState(objective)
         #: frozen model, for objectives that need its whole distributions
@@ -54,24 +65,64 @@ class RPOTrainer(GroupTrainer):
         self._share = 1.0
         self._tokens: Tensor | int = 0
         self._last_inputs: dict[str, Tensor] | None = None
+        #: positions of this process's prompts of the step, and what a new attempt begins from
+        self._places: list[int] = []
+        self._before: dict[str, Any] = {}
         head = ("log_sum_sq_probs",) if objective.needs.log_sum_sq else ()
         super().__init__(model, arguments, head_outputs=head, **others)
+        if reference is not None:
+            gather(reference)
+
+    @contextmanager
+    def live(self) -> Iterator[Any]:
+        """As TRL unwraps it, with attention that generates."""
+        now = base_of(self.accelerator.unwrap_model(self.model)).config._attn_implementation
+        kind = "sdpa" if now == "flex_attention" else None
+        with super().live() as model, attending(model, kind):
+            yield model
 
     # -- one optimizer step ----------------------------------------------------------------
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, Tensor]], Tensor | None]:
-        """The micro-batches of one step and the number of usable prompts of the global batch."""
+    ) -> tuple[list[dict[str, Any]], Tensor | None]:
+        """All of a step's micro-batches, and the number of usable prompts of the global batch.
+
+        The trainer's last batch of the step holds them; those before it are empty.
+        """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
         self.source.begin(self.state.global_step, self)
-        places = [batch["index"].tolist() for batch in batches]
-        batches = [dict(self._prepare_inputs(self.source.batch(place))) for place in places]
+        self._places = [place for batch in batches for place in batch["index"].tolist()]
+        tokens = self._tokens
+        self._before = {
+            "objective": copy.deepcopy(self.objective_state.state_dict()),
+            "tokens": tokens.clone() if isinstance(tokens, Tensor) else tokens,
+            "seen": (list(self._seen), list(self._metrics_seen)),
+        }
+        parts, total = self._micro_batches()
+        return [*({"parts": []} for _ in batches[1:]), {"parts": parts}], total
+
+    def _micro_batches(self) -> tuple[list[dict[str, Tensor]], Tensor | None]:
+        """The step's micro-batches within the budget, ready for their loss."""
+        while True:
+            try:
+                return self._prepared()
+            except RuntimeError as error:
+                self._make_room(error)
+            self._begin_again()
+
+    def _prepared(self) -> tuple[list[dict[str, Tensor]], Tensor | None]:
+        parts = self.budget.split(self._places, self.source.extent, self.source.packed)
+        batches = [
+            dict(self._prepare_inputs(self.source.batch(part))) for part in self._agreed(parts)
+        ]
         self.window_loss = None
         for batch in batches:
-            self._add_mismatched(batch)
+            if "kl_input_ids" in batch:
+                packed = self.source.packed
+                batch["kl_logps"] = mismatched_logps(self.model_wrapped, batch, packed)
         alone = len(batches) == 1 and self.accelerator.num_processes == 1
         if self.objective.batch_coupled and not alone:
             return batches, self._couple(batches)
@@ -80,6 +131,72 @@ class RPOTrainer(GroupTrainer):
             return batches, None
         usable = torch.stack([self._usable(batch).sum() for batch in batches]).sum()
         return batches, self._total(usable)
+
+    def _agreed(self, parts: list[list[int]]) -> list[list[int]]:
+        """As many micro-batches as every other process has, where models are sharded.
+
+        A pass gathers every process's shards, so all must make the same number of passes.
+        """
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            return parts
+        mine = torch.tensor([len(parts)], device=self.accelerator.device)
+        most = int(self.accelerator.gather(mine).max())
+        parts = [list(part) for part in parts]
+        while len(parts) < most:
+            largest = max(range(len(parts)), key=lambda number: len(parts[number]))
+            whole = parts[largest]
+            if len(whole) == 1:
+                # a position beyond the last is a filler, which weighs nothing
+                parts.append([self.source.filler])
+                continue
+            half = len(whole) // 2
+            parts[largest : largest + 1] = [whole[:half], whole[half:]]
+        return parts
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Loss and gradient of a step's micro-batches; gradients are exchanged with the last."""
+        parts, total = inputs["parts"], num_items_in_batch
+        if not parts:
+            return torch.zeros((), device=self.args.device)
+        while True:
+            try:
+                loss = torch.zeros((), device=self.args.device)
+                for number, part in enumerate(parts, start=1):
+                    with self._kept_back(model, number < len(parts)):
+                        loss += super().training_step(model, part, total)
+                return loss
+            except RuntimeError as error:
+                self._make_room(error)
+            self._begin_again()
+            parts, total = self._micro_batches()
+
+    def _kept_back(self, model: Any, wanted: bool) -> AbstractContextManager[None]:
+        """Within: gradients are added up and not yet exchanged between processes."""
+        if not wanted or self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            return nullcontext()
+        kept: AbstractContextManager[None] = self.accelerator.no_sync(model)
+        return kept
+
+    def _make_room(self, error: RuntimeError) -> None:
+        """Halves the budget where memory ran out; raises any other error again.
+
+        Several processes cannot begin again: the others wait for this one's gradients.
+        """
+        if self.accelerator.num_processes > 1 or not self.budget.found:
+            self.budget.explain(error)
+            raise error
+        self.budget.halve(error)
+
+    def _begin_again(self) -> None:
+        """Undoes what a failed attempt at a step left."""
+        self.model.zero_grad(set_to_none=True)
+        self.objective_state.load_state_dict(copy.deepcopy(self._before["objective"]))
+        tokens = self._before["tokens"]
+        self._tokens = tokens.clone() if isinstance(tokens, Tensor) else tokens
+        self._seen, self._metrics_seen = (list(kept) for kept in self._before["seen"])
+        forget()
 
     def _usable(self, batch: dict[str, Tensor]) -> Tensor:
         """bool[B]: which prompts have something to compare; does not depend on the policy."""
@@ -97,20 +214,12 @@ class RPOTrainer(GroupTrainer):
         grid = torch.zeros(shape, device=device)
         return self.objective.usable(prompt_group(batch, grid, **computed))
 
-    def _add_mismatched(self, batch: dict[str, Tensor]) -> None:
-        """Log-probs of (prompt, another prompt's response), without gradient, as [B, K]."""
-        if "kl_input_ids" not in batch:
-            return
-        with torch.no_grad():
-            values = self._row_logps(self.model_wrapped, batch, "kl_").sum(dim=1)
-        batch["kl_logps"] = self._to_grid(batch, values)
-
     def _couple(self, batches: list[dict[str, Tensor]]) -> Tensor:
         """First pass: ∂loss/∂log π of the global batch, stored with each micro-batch."""
         with torch.no_grad():
             local = [self._group(self.model_wrapped, batch) for batch in batches]
         pieces, mine = self._gathered(local)
-        whole = _concatenate(pieces)
+        whole = concatenate(pieces)
         state = self.objective_state.update(whole)
         output = self.objective(whole, state)
         by_token = self.objective.needs.tokens
@@ -145,10 +254,9 @@ class RPOTrainer(GroupTrainer):
     ) -> Tensor:
         group = self._group(model, inputs)
         processes = self.accelerator.num_processes
-        counted = _row_lengths(inputs["completion_mask"]) * real_sequences(inputs)
-        self._tokens += counted.sum()
+        self._tokens += (inputs["tokens"] * real_sequences(inputs)).sum()
         self._last_inputs = inputs
-        self._seen.append(_detached(group))
+        self._seen.append(detached(group))
         if not group.num_prompts:
             # nothing but fillers: no loss, yet the other processes wait for this one's backward
             return group.policy_logps.sum() + self._window_share()
@@ -175,49 +283,8 @@ class RPOTrainer(GroupTrainer):
 
     def _group(self, model: Any, batch: dict[str, Tensor]) -> PromptGroup:
         """The micro-batch with all that the objective needs to know of the policy."""
-        needs, computed = self.objective.needs, {}
-        ids, shown = batch["input_ids"], batch["completion_mask"]
-        if needs.token_kl:
-            values, divergence = token_logps_and_kl(model, self.reference, ids, shown)
-            computed["token_kl"] = self._token_grid(batch, divergence)
-        elif needs.log_sum_sq:
-            values, squares = token_values(model, ids, shown, ("log_probs", "log_sum_sq_probs"))
-            computed["log_sum_sq"] = self._to_grid(batch, squares.sum(dim=1))
-        else:
-            values = self._row_logps(model, batch, "")
-        if needs.tokens:
-            computed["token_logps"] = self._token_grid(batch, values)
-        sums = values.sum(dim=1)
-        for name in SIDE_TEXTS:
-            if f"{name}_row" in batch:
-                computed[f"{name}_logps"] = sums[batch[f"{name}_row"]]
-        return prompt_group(batch, self._to_grid(batch, sums), **computed)
-
-    @staticmethod
-    def _row_logps(model: Any, batch: dict[str, Tensor], prefix: str) -> Tensor:
-        """float32[R, L - 1]."""
-        return token_logps(model, batch[f"{prefix}input_ids"], batch[f"{prefix}completion_mask"])
-
-    @staticmethod
-    def _to_grid(batch: dict[str, Tensor], values: Tensor) -> Tensor:
-        """[R, ...] → [B, K]; responses that are absent hold 0, further rows are left out."""
-        flat = values.new_zeros(batch["mask"].numel())
-        cell = batch["cell"]
-        return flat.index_put((cell,), values[: len(cell)]).view(batch["mask"].shape)
-
-    @staticmethod
-    def _token_grid(batch: dict[str, Tensor], values: Tensor) -> Tensor:
-        """[R, L - 1] with the prompt in front → [B, K, T] from the response's first token."""
-        count = len(batch["cell"])
-        values, shown = values[:count], batch["completion_mask"][:count, 1:]
-        length = int(batch["lengths"].max())
-        first = shown.int().argmax(dim=1, keepdim=True)
-        place = first + torch.arange(length, device=shown.device)
-        inside = place < shown.shape[1]
-        place = place.clamp(max=shown.shape[1] - 1)
-        rows = values.gather(1, place) * (inside & shown.gather(1, place))
-        flat = values.new_zeros(batch["mask"].numel(), length)
-        return flat.index_put((batch["cell"],), rows).view(*batch["mask"].shape, length)
+        packed = self.source.packed
+        return scored_group(model, batch, self.objective, packed, self.reference)
 
     # -- interruption ----------------------------------------------------------------------
 
@@ -228,6 +295,7 @@ class RPOTrainer(GroupTrainer):
             "objective": self.objective_state.state_dict(),
             "tokens": self._shares(tokens),
             "source": self.source.state(),
+            "budget": self.budget.state(),
         }
 
     def load_own_state(self, state: dict[str, Any]) -> None:
@@ -237,6 +305,7 @@ class RPOTrainer(GroupTrainer):
         place = self.accelerator.process_index
         self._tokens = shares[place] if place < len(shares) else 0
         self.source.load_state(state["source"])
+        self.budget.load_state(state["budget"])
 
     def _shares(self, number: int) -> list[int]:
         """A number of each process."""
@@ -263,7 +332,7 @@ class RPOTrainer(GroupTrainer):
         self._seen, self._metrics_seen = [], []
         if not seen:
             return {}
-        whole = _concatenate(self._gathered(seen)[0])
+        whole = concatenate(self._gathered(seen)[0])
         own = metrics[0] if len(metrics) == 1 and len(seen) == 1 else None
         if own is None or self.accelerator.num_processes > 1:
             with torch.no_grad():
@@ -272,7 +341,7 @@ class RPOTrainer(GroupTrainer):
         tokens = torch.as_tensor(self._tokens, dtype=torch.float64, device=device)
         return {
             "prompts": float(whole.num_prompts),
-            **_response_metrics(whole),
+            **response_metrics(whole),
             **{name: value for name, value in own.items() if name != "loss"},
             "tokens": self._total(tokens).item(),
         }
@@ -316,51 +385,3 @@ class RPOTrainer(GroupTrainer):
     def _total(self, count: Tensor) -> Tensor:
         total: Tensor = self.accelerator.reduce(count, reduction="sum")
         return total
-
-
-def _row_lengths(completion: Tensor) -> Tensor:
-    """int[R]: tokens of each row up to its response's end, from bool[R, L]."""
-    places = torch.arange(1, completion.shape[1] + 1, device=completion.device)
-    return (completion * places).amax(dim=1)
-
-
-def _response_metrics(group: PromptGroup) -> dict[str, float]:
-    """Means over the present responses, moved off the device in one go."""
-    shown = group.present
-    values = {"length": group.lengths, "logp": group.policy_logps}
-    if group.ref_logps is not None:
-        ratio = torch.where(shown, group.policy_logps - group.ref_logps, 0.0)
-        # beyond e^30 the estimate says no more than that it is huge
-        values |= {"log_ratio": ratio, "kl_ref_policy": torch.expm1(ratio.clamp(max=30)) - ratio}
-    if group.rewards is not None:
-        values["reward"] = group.rewards
-    count = shown.sum()
-    sums = [torch.where(shown, value, 0).sum() for value in values.values() if value is not None]
-    means = torch.stack([total.float() / count.clamp(min=1) for total in sums])
-    numbers = torch.cat([count.float()[None], means]).tolist()
-    return dict(zip(["responses", *values], numbers, strict=True))
-
-
-def _detached(group: PromptGroup) -> PromptGroup:
-    side = tuple(f"{name}_logps" for name in SIDE_TEXTS)
-    names = ("policy_logps", "token_logps", "token_kl", "log_sum_sq", *side)
-    values = {name: getattr(group, name) for name in names}
-    return replace(group, **{n: value.detach() for n, value in values.items() if value is not None})
-
-
-def _concatenate(groups: list[PromptGroup]) -> PromptGroup:
-    """One group of all prompts, widened to the largest K and the longest response."""
-    if len(groups) == 1:
-        return groups[0]
-    width = max(group.num_responses for group in groups)
-    wide = [group.pad_to(width) for group in groups]
-    joined = {}
-    for field in fields(PromptGroup):
-        values = [getattr(group, field.name) for group in wide]
-        if values[0] is None:
-            continue
-        if values[0].dim() > 1:
-            last = max(value.shape[-1] for value in values)
-            values = [pad(value, (0, last - value.shape[-1])) for value in values]
-        joined[field.name] = torch.cat(values)
-    return PromptGroup(**joined)

@@ -45,6 +45,20 @@ class GroupSource(Protocol):
         """Called before the batches of a step (counted from 0) are asked for."""
         ...
 
+    @property
+    def packed(self) -> bool:
+        """Whether the texts of a micro-batch share prompts and rows."""
+        ...
+
+    @property
+    def filler(self) -> int:
+        """A position beyond the last."""
+        ...
+
+    def extent(self, position: int) -> tuple[int, int]:
+        """Rows that a position of the step makes, and the tokens of the longest."""
+        ...
+
     def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
         """The micro-batch of some positions of the step, see `GroupCollator`."""
         ...
@@ -64,8 +78,19 @@ class FixedGroups:
     def __init__(self, collator: GroupCollator) -> None:
         self.collator = collator
 
+    @property
+    def packed(self) -> bool:
+        return self.collator.packing is not None
+
+    @property
+    def filler(self) -> int:
+        return len(self.collator.order)
+
     def begin(self, step: int, trainer: Live) -> None:
         return None
+
+    def extent(self, position: int) -> tuple[int, int]:
+        return self.collator.extent(position)
 
     def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
         return self.collator([{"index": position} for position in positions])

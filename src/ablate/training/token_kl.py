@@ -5,11 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ablate.models.sharing import attention
 from ablate.training.lora import without_adapters
+from ablate.trl_compat.fused_head import token_logits
 
 
 def token_logps_and_kl(
-    model: Any, reference: Any, input_ids: Tensor, completion_mask: Tensor
+    model: Any, reference: Any, rows: dict[str, Tensor], packed: bool
 ) -> tuple[Tensor, Tensor]:
     """log π of the response's tokens, and KL(π_ref ‖ π) of the next-token distributions.
 
@@ -18,27 +20,19 @@ def token_logps_and_kl(
     Args:
         model: the policy; gradients flow through both results.
         reference: a frozen model; None: the policy with its adapters switched off.
-        input_ids: int[R, L], padded on the right.
-        completion_mask: bool[R, L], True at the tokens of the response.
+        rows: see `text_rows`; `packed` says whether texts share them.
 
     Returns:
-        two float32[R, L - 1], 0 outside the response.
+        two float32[N], in the order of the response tokens.
     """
-    shown = completion_mask[:, 1:]
-    policy = _log_softmax(model, input_ids, shown)
+    policy = _log_softmax(model, rows, packed)
     with without_adapters(model) if reference is None else torch.no_grad() as base:
-        fixed = _log_softmax(base if reference is None else reference, input_ids, shown)
-    targets = input_ids[:, 1:][shown]
-    logps = policy.gather(1, targets[:, None])[:, 0]
-    divergence = (fixed.exp() * (fixed - policy)).sum(dim=1)
-    empty = torch.zeros(shown.shape, dtype=torch.float32, device=shown.device)
-    return (
-        empty.masked_scatter(shown, logps),
-        empty.masked_scatter(shown, divergence),
-    )
+        fixed = _log_softmax(base if reference is None else reference, rows, packed)
+    logps = policy.gather(1, rows["target"][:, None])[:, 0]
+    return logps, (fixed.exp() * (fixed - policy)).sum(dim=1)
 
 
-def _log_softmax(model: Any, input_ids: Tensor, shown: Tensor) -> Tensor:
-    """float32[N, V] at the N positions that predict a token of a response."""
-    logits = model(input_ids=input_ids, use_cache=False).logits[:, :-1]
-    return torch.log_softmax(logits[shown].float(), dim=-1)
+def _log_softmax(model: Any, rows: dict[str, Tensor], packed: bool) -> Tensor:
+    """float32[N, V] at the N places that predict a token of a response."""
+    mask = attention(model, rows) if packed else None
+    return torch.log_softmax(token_logits(model, rows, mask).float(), dim=-1)
