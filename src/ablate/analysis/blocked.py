@@ -131,8 +131,10 @@ class _Design:
     def solve(self, values: NDArray[Any]) -> NDArray[Any]:
         """Least-squares coefficients float[..., A + B] of values float[..., n]."""
         sums = np.zeros((*values.shape[:-1], len(self.normal)))
-        np.add.at(sums, (..., self._arm), values)
-        np.add.at(sums, (..., len(self.arms) + self._block), values)
+        # runs first, in views of both
+        turned, given = np.moveaxis(sums, -1, 0), np.moveaxis(values, -1, 0)
+        np.add.at(turned, self._arm, given)
+        np.add.at(turned, len(self.arms) + self._block, given)
         return np.asarray(sums @ self.inverse)
 
     def fitted(self, coefficients: NDArray[Any]) -> NDArray[Any]:
