@@ -26,7 +26,7 @@ from ablate.launch.sweep import thaw
 from ablate.launch.tasks import own_tasks
 from ablate.launch.tuning import settle
 from ablate.launch.worker import work
-from ablate.stages.forks import death, fork_context
+from ablate.stages.forks import death, fork_context, start
 from ablate.store import records
 from ablate.store.files import read_json
 from ablate.store.layout import Layout
@@ -151,7 +151,7 @@ class _Job:
             outcome = Path(private) / "outcome.json"
             where = (str(outcome), str(self.folder / "logs" / log), environment)
             self.child = self.context.Process(target=work, args=(frozen, stage, *where))
-            self.child.start()
+            start(self.child)
             while self.child.is_alive():
                 # short waits, because a signal is heard between them; and told again, because a
                 # child that only just began was deaf

@@ -15,7 +15,7 @@ from ablate import preemption
 from ablate.errors import AblateError, ConfigError, StageFailed
 from ablate.stages.compute import compute_here, prepare_machine, share_weights
 from ablate.stages.context import Context
-from ablate.stages.forks import death, die_with_parent, fork_context
+from ablate.stages.forks import death, die_with_parent, fork_context, start
 from ablate.stages.graph import Stage
 from ablate.store.files import scratch
 
@@ -105,7 +105,7 @@ def _start(
         arguments = (stage, context.inputs, out, context.partial, number, size, port, theirs)
         process = forks.Process(target=_rank, args=arguments, name=f"rank {number}")
         ranks.append(_Rank(number, process, mine))
-        process.start()
+        start(process)
         theirs.close()
 
 
