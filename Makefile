@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test bench runs-test browser-test check setup slurm-test chaos-test chaos wheel-test clean
+.PHONY: run test bench runs-test browser-test notebooks notebooks-test check setup slurm-test chaos-test chaos wheel-test clean
 
 run: setup
 	$(BIN)/python -m ablate
@@ -44,6 +44,14 @@ bench: setup
 		HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/training_$$name.py || exit 1; \
 	done
 	$(BIN)/python benchmarks/summary.py --write
+
+# every notebook from its parameters, on the shipped study, into a folder that is thrown away
+notebooks-test: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/notebooks.sh
+
+# the same, in place: what is committed, with its outputs
+notebooks: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/notebooks.sh notebooks
 
 # sweeps on a real SLURM of one node, which is started here (root; Debian's slurm-wlm and munge)
 slurm-test: setup

@@ -124,7 +124,14 @@ def freeze(root: Path, configs: Sequence[dict[str, Any]], ids: Sequence[str], na
         files.write_json(folder / "runs" / f"{identity}.json", config)
     files.write_json(
         folder / "sweep.json",
-        {"overrides": [f"+sweep={name}"], "runs": list(ids)},
+        {
+            "overrides": [f"+sweep={name}"],
+            "runs": list(ids),
+            "time": time.time(),
+            "names": dict.fromkeys(ids, name),
+            "launcher": "local",
+            "options": {},
+        },
     )
 
 

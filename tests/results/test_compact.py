@@ -169,16 +169,19 @@ def older(path: Path, **changes: object) -> None:
 def test_records_of_an_older_schema_are_migrated_when_read(root: Path) -> None:
     path = Path(load(root)["path"][0])
     stages = [
-        {"role": "pool/train", "name": "pool", "id": "1", "result": {"tokens": 50, "sampler": {}}},
-        {"role": "pool/given", "name": "pool", "id": "2", "result": {"tokens": 9, "sampler": None}},
-        {"role": "evaluation", "name": "evaluation", "id": "3", "result": {"tokens": 7}},
+        {"role": name, "name": name, "id": str(tokens), "result": {"generated": {"tokens": tokens}}}
+        for name, tokens in (("pool", 50), ("evaluation", 7))
     ]
+    stages.append({"role": "labels", "name": "labels", "id": "1", "result": {}})
     older(path, schema=1, tokens_generated=7, stages=stages)
     before = (path / "record.json").read_bytes()
     row = load(root).iloc[0]
     assert row["tokens_generated"] == 57
     assert row["kl_reference/test"] == row["kl/test"]
     assert (path / "record.json").read_bytes() == before, "reading changes nothing"
+    stages[0]["result"] = {}
+    older(path, schema=1, tokens_generated=7, stages=stages)
+    assert pd.isna(load(root).iloc[0]["tokens_generated"]), "a stage did not count"
 
 
 def test_a_schema_of_the_future_is_refused_with_the_command_that_reads_it(

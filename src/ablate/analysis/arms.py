@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ablate.analysis.cells import NOT_VARIED
@@ -56,14 +57,14 @@ def keep(frame: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
         if frame.empty:
             return frame
         column = column_of(frame, word)
-        texts = frame[column].map(plain)
+        words = texts(frame[column])
         wanted = values.split(",")
-        missing = sorted(set(wanted) - set(texts))
+        missing = sorted(set(wanted) - set(words))
         if missing:
             raise ConfigError(
-                f"no run has {word}={missing[0]}; there are: {', '.join(sorted(set(texts)))}"
+                f"no run has {word}={missing[0]}; there are: {', '.join(sorted(set(words)))}"
             )
-        frame = frame[texts.isin(wanted)]
+        frame = frame[words.isin(wanted)]
     return frame
 
 
@@ -73,7 +74,7 @@ def keep_known(frame: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
         if frame.empty:
             return frame
         word, _, values = condition.partition("=")
-        frame = frame[frame[column_of(frame, word)].map(plain).isin(values.split(","))]
+        frame = frame[texts(frame[column_of(frame, word)]).isin(values.split(","))]
     return frame
 
 
@@ -86,6 +87,22 @@ def plain(value: Any) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def texts(column: pd.Series) -> pd.Series:
+    """`plain` of every value; each distinct value is looked at once, of which there are few."""
+    try:
+        codes, known = pd.factorize(column, use_na_sentinel=False)
+    except TypeError:
+        # lists
+        return column.map(plain)
+    words = np.array([plain(value) for value in known], dtype=object)
+    return pd.Series(words[codes], index=column.index, dtype=object)
+
+
+def varied(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Those of the columns in which runs differ."""
+    return [column for column in columns if texts(frame[column]).nunique() > 1]
 
 
 def short(column: str) -> str:
@@ -106,9 +123,9 @@ def check_comparable(frame: pd.DataFrame, group: str) -> None:
     for column in frame.columns:
         if not column.startswith(JUDGED_BY) or column in _ONLY_NAMES:
             continue
-        texts = frame[column].map(plain)
-        if texts.nunique() > 1:
-            values = sorted(set(texts))
+        words = texts(frame[column])
+        if words.nunique() > 1:
+            values = sorted(set(words))
             shown = [value[:12] if column.startswith("stage.") else value for value in values]
             told.append(f"{short(column)}: {', '.join(shown)}")
             if column.startswith("config."):
@@ -139,19 +156,25 @@ def one_per_seed(frame: pd.DataFrame) -> Latest:
     """
     columns = [c for c in frame if c.startswith("config.") and not c.startswith(NOT_VARIED)]
     columns += [c for c in ("config.seed.value", "config.seed.scope") if c in frame]
-    key = frame[columns].map(plain).agg("\n".join, axis=1)
-    ordered = frame[["id", "finished"]].assign(_key=key).sort_values("finished", kind="stable")
-    last = ordered.duplicated("_key", keep="last")
+    words = {name: texts(frame[name]) for name in columns}
+    key = pd.DataFrame({name: column for name, column in words.items() if column.nunique() > 1})
+    order = frame["finished"].sort_values(kind="stable").index
+    ordered = frame.loc[order, ["id"]]
+    last = key.loc[order].duplicated(keep="last") if key.shape[1] else _all_but_last(order)
     kept = frame[~last.reindex(frame.index)]
     return Latest(kept, [str(identity)[:12] for identity in ordered[last]["id"]])
 
 
-def trial_settings(frame: pd.DataFrame) -> list[str]:
-    """Settings in which runs of one cell differ, other than the seed."""
-    return [
-        column
-        for column in frame.columns
-        if column.startswith("config.")
-        and not column.startswith(NOT_VARIED)
-        and frame[column].map(plain).nunique() > 1
-    ]
+def _all_but_last(order: pd.Index) -> pd.Series:
+    """True for all but the last: runs that differ in no setting at all."""
+    return pd.Series([True] * (len(order) - 1) + [False] * min(len(order), 1), index=order)
+
+
+def trial_settings(frame: pd.DataFrame, among: Sequence[str] | None = None) -> list[str]:
+    """Settings in which runs of one cell differ, other than the seed.
+
+    `among`: the only ones that can differ, where that is known.
+    """
+    names = frame.columns if among is None else among
+    settings = [c for c in names if c.startswith("config.") and not c.startswith(NOT_VARIED)]
+    return varied(frame, settings)

@@ -80,33 +80,67 @@ def fit_blocks(arms: Sequence[Hashable], blocks: Sequence[Hashable], values: NDA
         raise ValueError("no runs to compare")
     if not np.isfinite(values).all():
         raise ValueError("runs hold undefined values")
-    arm_names, block_names = tuple(dict.fromkeys(arms)), tuple(dict.fromkeys(blocks))
-    design = np.zeros((values.shape[-1], len(arm_names) + len(block_names)))
-    arm_at = {arm: index for index, arm in enumerate(arm_names)}
-    block_at = {block: len(arm_names) + index for index, block in enumerate(block_names)}
-    for run, (arm, block) in enumerate(zip(arms, blocks, strict=True)):
-        design[run, arm_at[arm]] = 1
-        design[run, block_at[block]] = 1
-    inverse = np.linalg.pinv(design)
-    df = len(design) - int(np.linalg.matrix_rank(design))
-    coefficients = values @ inverse.T
-    residual = values - coefficients @ design.T
+    design = _Design(arms, blocks)
+    coefficients = design.solve(values)
+    residual = values - design.fitted(coefficients)
     squares = (residual**2).sum(axis=-1)
     size = np.abs(values).max(axis=-1)
+    df = values.shape[-1] - design.rank
     if df > 0:
         variance = squares / df
         variance = np.where(variance <= (ROUNDING * size) ** 2, np.nan, variance)
     else:
         variance = np.full(squares.shape, np.nan)
-    count = len(arm_names)
+    count = len(design.arms)
     return Fit(
-        arm_names,
+        design.arms,
         coefficients[..., :count],
-        (inverse @ inverse.T)[:count, :count],
+        design.inverse[:count, :count],
         variance,
         df,
-        inverse @ design,
+        design.inverse @ design.normal,
     )
+
+
+class _Design:
+    """The two-way design as counts: its n × (A + B) matrix of zeros and ones is never made.
+
+    `normal` is float[A + B, A + B], the matrix of the normal equations; `inverse` its
+    pseudo-inverse.
+    """
+
+    def __init__(self, arms: Sequence[Hashable], blocks: Sequence[Hashable]) -> None:
+        arm_at = {arm: index for index, arm in enumerate(dict.fromkeys(arms))}
+        block_at = {block: index for index, block in enumerate(dict.fromkeys(blocks))}
+        self.arms = tuple(arm_at)
+        self._arm = np.array([arm_at[arm] for arm in arms])
+        self._block = np.array([block_at[block] for block in blocks])
+        if len(self._arm) != len(self._block):
+            raise ValueError("arms and blocks differ in length")
+        count, total = len(arm_at), len(arm_at) + len(block_at)
+        shared = np.zeros((count, len(block_at)))
+        np.add.at(shared, (self._arm, self._block), 1)
+        self.normal = np.zeros((total, total))
+        self.normal[:count, :count] = np.diag(shared.sum(axis=1))
+        self.normal[count:, count:] = np.diag(shared.sum(axis=0))
+        self.normal[:count, count:] = shared
+        self.normal[count:, :count] = shared.T
+        self.inverse = np.linalg.pinv(self.normal, hermitian=True)
+        self.rank = int(np.linalg.matrix_rank(self.normal, hermitian=True))
+
+    def solve(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Least-squares coefficients float[..., A + B] of values float[..., n]."""
+        sums = np.zeros((*values.shape[:-1], len(self.normal)))
+        # runs first, in views of both
+        turned, given = np.moveaxis(sums, -1, 0), np.moveaxis(values, -1, 0)
+        np.add.at(turned, self._arm, given)
+        np.add.at(turned, len(self.arms) + self._block, given)
+        return np.asarray(sums @ self.inverse)
+
+    def fitted(self, coefficients: NDArray[Any]) -> NDArray[Any]:
+        """float[..., n]: what arm and block say of each run."""
+        of_arms = coefficients[..., self._arm]
+        return np.asarray(of_arms + coefficients[..., len(self.arms) + self._block])
 
 
 def residuals(
@@ -117,10 +151,6 @@ def residuals(
     Args:
         values: float[n, ...], runs first.
     """
-    arm_at = {arm: index for index, arm in enumerate(dict.fromkeys(arms))}
-    block_at = {block: index for index, block in enumerate(dict.fromkeys(blocks))}
-    design = np.zeros((len(values), len(arm_at) + len(block_at)))
-    for run, (arm, block) in enumerate(zip(arms, blocks, strict=True)):
-        design[run, arm_at[arm]] = 1
-        design[run, len(arm_at) + block_at[block]] = 1
-    return np.asarray(values - design @ (np.linalg.pinv(design) @ values))
+    design = _Design(arms, blocks)
+    flat = np.moveaxis(values, 0, -1)
+    return np.asarray(values - np.moveaxis(design.fitted(design.solve(flat)), -1, 0))

@@ -52,7 +52,8 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
         split = metrics[0].partition("/")[2]
         wanted = None if question.matched_kl == "max" else float(question.matched_kl)
         cells = frame.groupby(["row", "col"], sort=False)
-        along = sorted({name for _, part in cells for name in arms.trial_settings(part)})
+        differing = arms.trial_settings(frame)
+        along = sorted({name for _, part in cells for name in arms.trial_settings(part, differing)})
         frame, target, short = at_matched_kl(frame, split, wanted)
         metrics, tuned = [f"{AT_KL}/{split}"], {}
     frame = frame.assign(
@@ -93,7 +94,7 @@ def _keyed(frame: pd.DataFrame, rows: list[str], cols: list[str]) -> pd.DataFram
     """Adds the columns row and col: tuples of levels as text."""
 
     def keys(names: list[str]) -> list[Key]:
-        texts = [frame[name].map(arms.plain) for name in names if name in frame]
+        texts = [arms.texts(frame[name]) for name in names if name in frame]
         return list(zip(*texts, strict=True)) if texts else [()] * len(frame)
 
     row = pd.Series(keys(rows), index=frame.index, dtype=object)
@@ -119,8 +120,9 @@ def _one_trial(
 ) -> tuple[pd.DataFrame, dict[tuple[Key, Key], Tuned]]:
     """Cells that hold one trial each, chosen where there are several and the question says how."""
     parts, tuned = [], {}
+    differing = arms.trial_settings(frame)
     for cell, part in frame.groupby(["row", "col"], sort=False):
-        mixed = arms.trial_settings(part)
+        mixed = arms.trial_settings(part, differing)
         phases = set(part["phase"]) if "phase" in part else set()
         if phases == {"tune"}:
             # nothing is chosen yet: the runs that will report it are among those that lack
@@ -263,11 +265,13 @@ def _fill(
         for cell, part in table.lacking.groupby(["row", "col"], sort=False)
     } if len(table.lacking) else {}  # fmt: skip
     best = _best(values)
+    cells = dict(iter(table.runs.groupby(["row", "col"], sort=False)))
+    none = table.runs.iloc[:0]
     for metric in table.metrics:
         for row in table.rows:
             for col in table.cols:
                 arm = (row, col)
-                mine = table.runs[table.runs["arm"].map(lambda a, arm=arm: a == arm)]
+                mine = cells.get(arm, none)
                 numbers = mine[metric].dropna().to_numpy(dtype=float)
                 table.entries[row, col, metric] = Entry(
                     row=row, col=col, metric=metric,

@@ -40,6 +40,13 @@ class Figure:
             self.figure.savefig(text, format="svg", metadata={"Date": None})
         return text.getvalue()
 
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        picture = io.BytesIO()
+        with style():
+            self.figure.savefig(picture, format="png", dpi=110)
+        return picture.getvalue()
+
     def save(self, stem: Path) -> list[Path]:
         """Writes `stem`.svg, `stem`.pdf (vector), `stem`.png (300 dots per inch) and `stem`.csv."""
         stem.parent.mkdir(parents=True, exist_ok=True)

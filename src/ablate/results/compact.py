@@ -86,7 +86,7 @@ def _open(folder: Path, root: str, stamp: int) -> Compact | None:
     touched = dict(zip(frame["id"], frame.pop("_touched"), strict=True))
     frame["path"] = [str(Path(root) / part) for part in frame["path"]]
     frame.index = pd.Index(frame["id"], name=None)
-    return Compact(folder, frame, touched, about["standalone"], frozenset(about["tables"]))
+    return Compact(folder, frame.copy(), touched, about["standalone"], frozenset(about["tables"]))
 
 
 @lru_cache(maxsize=2)

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ablate.errors import StoreError
-from ablate.stages.spent import tokens_generated
-from ablate.store.files import MANIFEST, read_json
+from ablate.stages.registry import KINDS
 from ablate.store.records import SCHEMA, Record
-from ablate.store.tables import read_table
 
 
 def check_schema(record: Record) -> None:
@@ -31,7 +29,7 @@ def migrated(record: Record) -> Record:
     check_schema(record)
     data = record.data
     while data["schema"] != SCHEMA:
-        data = _STEPS[data["schema"]](data, record.path)
+        data = _STEPS[data["schema"]](data)
     return replace(record, data=data)
 
 
@@ -50,22 +48,22 @@ def _refusal(data: dict[str, Any], path: Path) -> str:
     return f"{told} Run it again: the same words with `force=true`"
 
 
-def _to_2(data: dict[str, Any], path: Path) -> dict[str, Any]:
+def _to_2(data: dict[str, Any]) -> dict[str, Any]:
     """Schema 1 counted the tokens of held-out answers alone, and knew KL to the SFT policy only.
 
-    Where the last reference was another than the SFT policy, KL to it is not known.
+    What it does not know stays unknown: the tokens where a stage did not count them, KL to the
+    last reference where that was another than the SFT policy.
     """
-    collection, online = data["config"]["collection"], []
-    if collection["refresh_every"] is not None and "train.parquet" in read_json(path / MANIFEST):
-        online = [read_table(path / "train.parquet", ["responses", "length"])]
-    generated = tokens_generated(
-        [(stage["name"], stage["result"]) for stage in data["stages"]], online
-    )
-    metrics = dict(data["metrics"])
+    counts = [
+        stage["result"].get("generated") for stage in data["stages"] if KINDS[stage["name"]].draws
+    ]
+    known = all(count is not None for count in counts)
+    generated = sum(count["tokens"] for count in counts) if known else None
+    metrics, collection = dict(data["metrics"]), data["config"]["collection"]
     if collection["rounds"] == 1 or collection["reference"] != "last":
         metrics["kl_reference"] = metrics["kl"]
     return {**data, "schema": 2, "tokens_generated": generated, "metrics": metrics}
 
 
 #: schema -> what makes it the next one
-_STEPS: dict[Any, Callable[[dict[str, Any], Path], dict[str, Any]]] = {1: _to_2}
+_STEPS: dict[Any, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _to_2}

@@ -78,28 +78,28 @@ def copy_sweeps(layout: Layout, target: Layout, names: list[str] | None) -> None
     Args:
         names: as for `sweep_folders`; None copies all.
     """
-    if names is None:
-        folders = sorted(layout.sweeps.iterdir()) if layout.sweeps.is_dir() else []
-    else:
+    folders = sweeps(layout)
+    if names is not None:
         folders = [folder for name in names for folder in sweep_folders(layout, name)]
     reasons = _failures(layout)
     for folder in folders:
-        if not (folder / "sweep.json").exists():
-            continue
-        content = files.read_json(folder / "sweep.json")
-        files.write_json(target.sweeps / folder.name / "sweep.json", content)
-        there = read_runs(layout.root, [str(identity) for identity in content["runs"]]).frame
+        new = target.sweeps / folder.name
+        for path in [folder / "sweep.json", *sorted((folder / "chosen").glob("*.json"))]:
+            files.write_json(new / path.relative_to(folder), files.read_json(path))
+        one = read_sweep(folder)
+        there = read_runs(layout.root, one.runs).frame
         finished = set(there["id"]) if len(there) else set()
-        for identity in content["runs"]:
-            if identity in finished:
+        # of an undecided contest, one trial stands for the runs that nobody can name yet
+        needed = {contest.runs[0] for contest, _ in one.open()}
+        for identity in one.runs:
+            if identity in finished - needed:
                 continue
-            config = files.read_json(folder / "runs" / f"{identity}.json")
+            config = files.read_json(one.frozen(identity))
             files.write_json(
-                target.sweeps / folder.name / "runs" / f"{identity}.json",
-                {**config, "results_dir": "results"},
+                new / "runs" / f"{identity}.json", {**config, "results_dir": "results"}
             )
             if identity in reasons:
-                attempt = target.attempts / str(identity) / "1"
+                attempt = target.attempts / identity / "1"
                 files.write_json(attempt / "failure.json", {"reason": reasons[identity]})
 
 

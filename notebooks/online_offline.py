@@ -1,0 +1,60 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Online or offline?
+#
+# Responses from the SFT policy once, from the policy every few steps, or at every step; the judge
+# itself is the reward. A star is a difference after Holm's correction over the table; no sign means *cannot tell*, and the
+# power note says what could. [docs/tables.md](../docs/tables.md) explains every sign.
+
+# %% tags=["parameters"]
+results_dir = "results/reference"  # or a store of your own
+sweep = "online_offline"
+
+# %%
+from ablate.analysis import plots
+from ablate.analysis.notebook import draw, open_study, show
+
+view = open_study(results_dir, sweep, ["reward=gold"])
+view
+
+# %%
+table = view.table(
+    ["collection"], ["objective"], metrics=["reward/test", "kl/test"], baseline="offline"
+)
+show(table, view)
+
+# %%
+draw(lambda t: plots.differences(t, t.metrics[0]), table)
+
+# %%
+draw(lambda t: plots.frontier(t, "test"), table)
+
+# %%
+draw(plots.overoptimisation, table)
+
+# %% [markdown]
+# Higher reward is no merit of an arm that went further. At the largest KL that all arms reach:
+
+# %%
+from dataclasses import replace
+
+from ablate.analysis import build
+from ablate.errors import AblateError
+
+equal = None
+if table is not None:
+    question = replace(table.question, matched_kl="max", margin=None, choose_by=None)
+    try:
+        equal = build(table.runs, table.lacking.iloc[:0], question)
+    except AblateError as error:
+        view.told.append(str(error))
+show(equal, view)
