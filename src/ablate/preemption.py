@@ -21,6 +21,8 @@ class _Wish:
     def __init__(self) -> None:
         self.wanted = False
         self.savers = 0
+        #: a second signal must not cut short what follows the first
+        self.raised = False
 
 
 _wish = _Wish()
@@ -28,14 +30,15 @@ _wish = _Wish()
 
 def listen(*signals: signal.Signals) -> None:
     """From now on these signals are the scheduler's wish."""
-    _wish.wanted = False
+    _wish.wanted = _wish.raised = False
     for number in signals:
         signal.signal(number, _hear)
 
 
 def _hear(number: int, frame: FrameType | None) -> None:
     _wish.wanted = True
-    if not _wish.savers:
+    if not _wish.savers and not _wish.raised:
+        _wish.raised = True
         raise Preempted(signal.Signals(number).name)
 
 
@@ -50,5 +53,8 @@ def saving() -> Iterator[None]:
     _wish.savers += 1
     try:
         yield
+    except Preempted:
+        _wish.raised = True
+        raise
     finally:
         _wish.savers -= 1

@@ -135,7 +135,7 @@ def test_arms_at_equal_kl(store: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_a_sweep_file_that_asks_for_no_such_table(ablate: Command, tmp_path: Path) -> None:
     own = tmp_path / "own" / "sweep"
     own.mkdir(parents=True)
-    for told, analysis in (("analysis.lines", "{lines: a}"), ("positive", "{margin: -1}")):
+    for told, analysis in (("analysis.lines", "{lines: a}"), ("greater than 0", "{margin: -1}")):
         (own / "bad.yaml").write_text(f"# Bad.\narms:\n  - objective: dpo\nanalysis: {analysis}\n")
         done = ablate("+sweep=bad", "-m", "--config-dir", str(tmp_path / "own"), *SMALL)
         assert done.returncode == 2

@@ -177,3 +177,40 @@ def test_a_job_of_two_processes_gets_two_gpus(
     pool = local._Pool(sweep, 2, lambda state: None)
     assert pool._take_gpus("one") == "2", "a GPU twice in the list would be no GPU list"
     pool.stop()
+
+
+def test_a_folder_for_temporary_files_with_too_long_a_path_is_told(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    code = (
+        "from ablate.stages.forks import fork_context; from ablate.errors import ConfigError\n"
+        "try: fork_context()\n"
+        "except ConfigError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(deep)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "Set TMPDIR to another, with a short path" in done.stdout
+
+
+def test_a_fork_server_that_was_killed_is_begun_again(tmp_path: Path) -> None:
+    from multiprocessing import forkserver
+
+    from ablate.launch.worker import work
+    from ablate.stages.forks import fork_context, start
+
+    context = fork_context()
+    server = forkserver._forkserver._forkserver_pid
+    assert server is not None
+    os.kill(server, signal.SIGKILL)
+    outcome = tmp_path / "outcome.json"
+    arguments = (str(tmp_path / "none.json"), None, str(outcome), str(tmp_path / "log"), {})
+    process = context.Process(target=work, args=arguments)
+    start(process)
+    process.join(60)
+    assert process.exitcode == 1
+    assert "none.json cannot be read" in outcome.read_text()

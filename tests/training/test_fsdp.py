@@ -84,6 +84,7 @@ for name, (objective, lora, tied) in plan["runs"].items():
         make_objective(objective), TrainingConfig(**plan["training"]), seed=0,
         work_dir=folder / name, lora=None if lora is None else Lora(**lora), report=look,
     )
+    assert trainers[-1].ref_model is None  # TRL would load one
     rank = torch.distributed.get_rank()
     (folder / f"{name}-{rank}.json").write_text(json.dumps(shards))
     if rank == 0:

@@ -13,6 +13,7 @@ from trl import RLOOConfig, RLOOTrainer
 
 from ablate.groups import PromptGroup
 from ablate.objectives import make_objective, response_scales
+from ablate.training.budget import Budget
 from ablate.training.groups import Group
 from ablate.training.online import FreshGroups, OnlineGroups
 from ablate.training.rpo import RPOTrainer
@@ -157,6 +158,7 @@ def test_an_online_step_of_our_trainer_has_trls_gradient(
         )  # fmt: skip
         trainer = RPOTrainer(
             policy, arguments, objective=objective, source=source, num_positions=count,
+            budget=Budget(10_000, micro, found=False),
             tokenizer=tokenizer, callbacks=[keeper],
         )  # fmt: skip
         trainer.train()

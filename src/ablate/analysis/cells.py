@@ -16,6 +16,7 @@ NOT_VARIED = (
     "config.tracker.",
     "config.results_dir",
     "config.force",
+    "config.keep",
 )
 #: settings that only spell out a factor's level
 _LEVEL_OF = {

@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     code = tell_damaged(study.damaged)
     if study.frame.empty:
         raise DataError("there is no finished run to compare")
-    frame = arms.one_per_seed(study.frame).frame
+    frame = arms.one_per_seed(study.reported).frame
     first, second = (pick(frame, study.frame, word) for word in (args.first, args.second))
     pairs = pair_runs(first, second, args.first, args.second)
     arms.check_comparable(pd.concat([first, second]), "these runs")

@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     code = tell_damaged(study.damaged)
     if study.frame.empty:
         raise DataError("there is no finished run whose effects could be told")
-    frame = arms.one_per_seed(arms.keep(study.frame, args.where)).frame
+    frame = arms.one_per_seed(arms.keep(study.reported, args.where)).frame
     factors = [arms.column_of(frame, word) for word in args.factors]
     arms.check_comparable(frame, "these runs")
     _check_cells(frame, factors)

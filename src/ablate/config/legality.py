@@ -74,6 +74,11 @@ def _reasons(run: RunConfig) -> Iterator[str]:
             f"objective={objective.name} compares responses and needs at least "
             f"{needs.min_responses} per prompt, but num_responses is {k}"
         )
+    if run.keep == "adapter" and run.base_model.lora is None:
+        yield (
+            f"keep=adapter keeps LoRA adapters, and base_model={run.base_model.name} trains none. "
+            "Use keep=best, or a level of base_model with adapters (its name ends with _lora)"
+        )
     yield from _selection_reasons(run)
     yield from unfed(objective)
     local = isinstance(run.dataset, GivenConfig)

@@ -78,6 +78,8 @@ class RunConfig(Node):
     runtime: Runtime
     results_dir: str = Field(min_length=1)
     force: Literal[False, True, "all"]
+    #: what stays of the policy's weights once the run is recorded; no part of any identity
+    keep: Literal["all", "best", "last", "adapter", "none"]
 
 
 def validate(plain: dict[str, Any]) -> RunConfig:

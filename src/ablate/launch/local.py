@@ -21,7 +21,7 @@ from ablate.launch.jobs import Job, jobs_of
 from ablate.launch.sweep import Sweep
 from ablate.launch.worker import work
 from ablate.stages.complete import run_name
-from ablate.stages.forks import death, fork_context
+from ablate.stages.forks import death, fork_context, start
 from ablate.stages.graph import RunPlan
 from ablate.store import records
 from ablate.store.files import read_json
@@ -139,7 +139,7 @@ class _Pool:
         environment = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
         arguments = (str(job.frozen), job.stage, str(outcome), str(log), environment)
         process = self.context.Process(target=work, args=arguments, name=job.title)
-        process.start()
+        start(process)
         self.active[process.sentinel] = (job, process, outcome, log)
         self._name_running()
 

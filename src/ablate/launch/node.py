@@ -26,7 +26,7 @@ from ablate.launch.sweep import thaw
 from ablate.launch.tasks import own_tasks
 from ablate.launch.tuning import settle
 from ablate.launch.worker import work
-from ablate.stages.forks import death, fork_context
+from ablate.stages.forks import death, fork_context, start
 from ablate.store import records
 from ablate.store.files import read_json
 from ablate.store.layout import Layout
@@ -77,11 +77,11 @@ class _Job:
         self.folder, self.layout, self.max_requeues = folder, layout, max_requeues
         self.child: BaseProcess | None = None
         self.asked: signal.Signals | None = None
-        self.context = fork_context()
         self.tasks = own_tasks(folder, _own_id())
         (folder / "logs").mkdir(mode=0o700, parents=True, exist_ok=True)
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, self._hear)
+        self.context = fork_context()
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.asked = signal.Signals(number)
@@ -151,12 +151,13 @@ class _Job:
             outcome = Path(private) / "outcome.json"
             where = (str(outcome), str(self.folder / "logs" / log), environment)
             self.child = self.context.Process(target=work, args=(frozen, stage, *where))
-            self.child.start()
-            if self.asked is not None:
-                self._hear(self.asked, None)
+            start(self.child)
             while self.child.is_alive():
-                # short waits, because a signal is heard between them
+                # short waits, because a signal is heard between them; and told again, because a
+                # child that only just began was deaf
                 self.child.join(timeout=0.5)
+                if self.asked is not None:
+                    self._hear(self.asked, None)
             code = self.child.exitcode
             self.child = None
             return code, read_json(outcome) if outcome.exists() else {}

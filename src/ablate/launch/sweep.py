@@ -12,7 +12,7 @@ from ablate.config.identity import digest
 from ablate.config.run import RunConfig, validate
 from ablate.errors import ConfigError, StoreError
 from ablate.metrics import describe
-from ablate.stages.complete import run_name
+from ablate.stages.complete import rounds_of, run_name
 from ablate.stages.graph import RunPlan, plan
 from ablate.store import crash
 from ablate.store.files import read_json, write_json
@@ -110,6 +110,10 @@ def freeze(sweep: Sweep, command: Sequence[str], launcher: str, options: dict[st
             "runs": list(sweep.plans),
             "names": {identity: run_name(planned) for identity, planned in sweep.plans.items()},
             "labels": sweep.labels,
+            "policies": {
+                identity: [stage.identity for stage in rounds_of(planned)]
+                for identity, planned in sweep.plans.items()
+            },
             "contests": [contest_data(contest) for contest in sweep.contests],
             "time": time.time(),
             "launcher": launcher,

@@ -49,7 +49,7 @@ def work(
 ) -> None:
     """Entry of a job's process; leaves its outcome as JSON and exits with 0 or 1.
 
-    A process that is asked to make room (SIGUSR2) exits with `preemption.EXIT_CODE` and no
+    A process that is asked to make room (SIGUSR2, SIGTERM) exits with `preemption.EXIT_CODE` and no
     outcome: it may be started again.
 
     Args:
@@ -63,7 +63,8 @@ def work(
     os.environ.update(environment)
     die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    preemption.listen(signal.SIGUSR2)
+    # SLURM sends SIGTERM to every process of a job that is preempted or cancelled
+    preemption.listen(signal.SIGUSR2, signal.SIGTERM)
     try:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(handle, 1)
@@ -77,14 +78,13 @@ def work(
     except Exception as error:
         reason = str(error)
         if not isinstance(error, AblateError):
-            trouble = disk_trouble(error)
             reason = f"{type(error).__name__}: {error}"
-            if trouble is not None:
+            if disk_trouble(error) is not None:
                 reason = f"the results folder could not be written: {error}"
         # first of all: a log on a full disk takes no word
         write_json(Path(outcome), {"status": "failed", "reason": reason})
         with contextlib.suppress(OSError):
-            if isinstance(error, AblateError):
+            if isinstance(error, AblateError) or disk_trouble(error) is not None:
                 told = "\n".join([reason, *getattr(error, "__notes__", [])])
             else:
                 told = traceback.format_exc()

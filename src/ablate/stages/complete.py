@@ -13,6 +13,7 @@ from ablate.config.reward import judge_share
 from ablate.errors import AblateError, StoreError
 from ablate.stages.execute import Display, Execution, Silent
 from ablate.stages.graph import RunPlan, Stage
+from ablate.stages.keep import reduce_policies
 from ablate.stages.registry import KINDS, RUN_STAGES
 from ablate.stages.team import launched
 from ablate.stages.tracker import open_tracker
@@ -72,7 +73,11 @@ def complete(plan: RunPlan, layout: Layout, display: Display | None = None) -> O
             stored = records.latest(layout, plan.identity)
             assert stored is not None
             return Outcome(stored, found=True)
-        return Outcome(_attempt(plan, layout, StageStore(layout), display or Silent()), found=False)
+        record = _attempt(plan, layout, StageStore(layout), display or Silent())
+        # the run is recorded: what cannot be freed now costs only room
+        with contextlib.suppress(OSError):
+            reduce_policies(rounds_of(plan), layout, record, plan.run.keep)
+        return Outcome(record, found=False)
 
 
 def _forced(plan: RunPlan, layout: Layout, before: Record | None, display: Display) -> Outcome:

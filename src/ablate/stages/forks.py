@@ -3,12 +3,18 @@
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
+import time
 from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 
 from ablate import preemption
+from ablate.errors import ConfigError
 
+#: how long the death of a server takes to be seen
+RESTART_SECONDS = 0.5
 #: imported once by the fork server
 PRELOAD = ["ablate.stages.preload"]
 
@@ -16,17 +22,41 @@ PRELOAD = ["ablate.stages.preload"]
 def fork_context() -> ForkServerContext:
     """The context whose processes are forked from the server, which is started if it is not there.
 
-    The server starts deaf to Ctrl-C: it must not die in the middle of its imports.
+    The server starts deaf to Ctrl-C, and to the scheduler's signals, which SLURM sends to every
+    process of a job: it must not die, or nobody would learn how its children end.
+
+    Raises:
+        ConfigError: the folder for temporary files cannot hold the server's socket.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     if threading.current_thread() is threading.main_thread():
-        heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        deaf = (signal.SIGINT, signal.SIGUSR2, signal.SIGTERM)
+        heard = {number: signal.signal(number, signal.SIG_IGN) for number in deaf}
         try:
             forkserver.ensure_running()
+        except OSError as error:
+            raise ConfigError(
+                f"no process can be started from the folder for temporary files: {error}. Set "
+                f"TMPDIR to another, with a short path (it is {tempfile.gettempdir()})"
+            ) from error
         finally:
-            signal.signal(signal.SIGINT, heard)
+            for number, handler in heard.items():
+                signal.signal(number, handler)
     return context
+
+
+def start(process: BaseProcess) -> None:
+    """Starts a process of the fork server; again where the server was killed meanwhile."""
+    for last in (False, False, True):
+        try:
+            process.start()
+            return
+        except (EOFError, ConnectionError):
+            # the next try finds the server gone and begins another
+            if last:
+                raise
+            time.sleep(RESTART_SECONDS)
 
 
 def die_with_parent() -> None:

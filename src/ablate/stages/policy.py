@@ -70,12 +70,14 @@ def run(context: Context) -> None:
         groups,
         Objective(context.run.objective),
         TrainingConfig.model_validate(
-            {
-                **context.params["training"],
-                "name": "",
-                "select_checkpoint": "last",
-                "select_by": "judge",
-            }
+            TrainingConfig.with_neutral(
+                {
+                    **context.params["training"],
+                    "name": "",
+                    "select_checkpoint": "last",
+                    "select_by": "judge",
+                }
+            )
         ),
         lora=context.run.base_model.lora,
         behaviour=_behaviour(context),

@@ -15,7 +15,7 @@ from ablate import preemption
 from ablate.errors import AblateError, ConfigError, StageFailed
 from ablate.stages.compute import compute_here, prepare_machine, share_weights
 from ablate.stages.context import Context
-from ablate.stages.forks import death, die_with_parent, fork_context
+from ablate.stages.forks import death, die_with_parent, fork_context, start
 from ablate.stages.graph import Stage
 from ablate.store.files import scratch
 
@@ -105,20 +105,19 @@ def _start(
         arguments = (stage, context.inputs, out, context.partial, number, size, port, theirs)
         process = forks.Process(target=_rank, args=arguments, name=f"rank {number}")
         ranks.append(_Rank(number, process, mine))
-        process.start()
+        start(process)
         theirs.close()
 
 
 def _watch(ranks: list[_Rank], context: Context) -> None:
     """Passes reports on until all ranks have ended well, or one has not."""
     deadline: float | None = None
-    told = False
     while any(rank.process.is_alive() or rank.open for rank in ranks):
         waiting: list[Any] = [rank.pipe for rank in ranks if rank.open]
         waiting += [rank.process.sentinel for rank in ranks if rank.process.is_alive()]
         connection.wait(waiting, timeout=0.5)
-        if preemption.wanted() and not told:
-            told = True
+        if preemption.wanted():
+            # again and again: a rank that only just began is deaf
             for pid in (rank.process.pid for rank in ranks if rank.process.is_alive()):
                 assert pid is not None
                 os.kill(pid, signal.SIGUSR2)
@@ -154,9 +153,7 @@ def _listen(rank: _Rank, context: Context) -> None:
 def _judge(ranks: list[_Rank], stage: Stage) -> None:
     """Raises the failure that came first: what others say follows from it."""
     wishes = [rank.preempted for rank in ranks if rank.preempted is not None]
-    # one that was told before it could listen
-    wishes += [s.name for r in ranks if r.process.exitcode == -(s := signal.SIGUSR2)]
-    if wishes and preemption.wanted():
+    if wishes:
         raise preemption.Preempted(wishes[0])
     failed = [rank for rank in ranks if rank.failed is not None]
     if not failed:
@@ -182,12 +179,9 @@ def _judge(ranks: list[_Rank], stage: Stage) -> None:
 def _end(ranks: list[_Rank]) -> None:
     for rank in ranks:
         if rank.process.is_alive():
-            rank.process.terminate()
+            rank.process.kill()
     for rank in ranks:
         if rank.process.pid is not None:
-            rank.process.join(timeout=5)
-        if rank.process.is_alive():
-            rank.process.kill()
             rank.process.join()
         rank.pipe.close()
 
@@ -204,7 +198,8 @@ def _rank(
 ) -> None:
     """Entry of a rank's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # the process that started this one hears it, and tells all ranks
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     preemption.listen(signal.SIGUSR2)
     die_with_parent()
     os.environ.update(

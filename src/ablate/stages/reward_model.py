@@ -173,7 +173,7 @@ def _train_implicit(
         tokenizer,
         groups,
         Objective(objective),
-        TrainingConfig.model_validate(context.params["optimisation"]),
+        TrainingConfig.model_validate(TrainingConfig.with_neutral(context.params["optimisation"])),
         lora=context.run.base_model.lora,
         seed=context.params["seed"],
         work_dir=context.out / "work",

@@ -60,7 +60,7 @@ class WandbTracker:
             tracker = self.run_config.tracker
             self.folder.mkdir(parents=True, exist_ok=True)
             config = self.run_config.model_dump(
-                exclude={"tracker", "runtime", "results_dir", "force"}
+                exclude={"tracker", "runtime", "results_dir", "force", "keep"}
             )
             try:
                 self._run = wandb.init(

@@ -33,8 +33,8 @@ POINTS = (
     "stage-published",
     "damaged-before-rename",
     "damaged-after-rename",
-    "prune-before-rename",
-    "prune-after-rename",
+    "removal-before-rename",
+    "removal-after-rename",
     # checkpoints and trainings that were saved
     "checkpoint-before-rename",
     "checkpoint-after-rename",

@@ -150,6 +150,20 @@ def scratch(parent: Path, prefix: str) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def remove_tree(path: Path, graveyard: Path) -> bool:
+    """Removes a folder, renamed first so that nobody reads a half; False if it was gone."""
+    graveyard.mkdir(parents=True, exist_ok=True)
+    grave = private_name(graveyard, f"removed-{path.name[:40]}")
+    crash.point("removal-before-rename")
+    try:
+        os.rename(path, grave)
+    except FileNotFoundError:
+        return False
+    crash.point("removal-after-rename")
+    shutil.rmtree(grave, ignore_errors=True)
+    return True
+
+
 def private_name(parent: Path, prefix: str) -> Path:
     """A name that nobody else uses and that tells whose it is, see `clear_abandoned`."""
     owner = f"{socket.gethostname()}.{os.getpid()}"

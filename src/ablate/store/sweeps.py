@@ -70,6 +70,8 @@ class FrozenSweep:
     time: float
     launcher: str
     options: dict[str, Any]
+    #: run → identities of the policies that it trains
+    policies: dict[str, list[str]]
 
     @property
     def runs(self) -> list[str]:
@@ -119,6 +121,7 @@ def read_sweep(folder: Path) -> FrozenSweep:
     return FrozenSweep(
         folder, list(plain["runs"]), names, labels, contests, list(plain["overrides"]),
         float(plain["time"]), str(plain["launcher"]), dict(plain["options"]),
+        dict(plain.get("policies", {})),
     )  # fmt: skip
 
 

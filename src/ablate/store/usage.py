@@ -1,12 +1,10 @@
 """What the stages of a store weigh, which runs need them, and the removal of those none needs."""
 
-import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ablate.store import claims, crash, files, records
+from ablate.store import claims, files, records
 from ablate.store.layout import Layout
 
 #: part of the name of a stage that was set aside because it did not match its checksums
@@ -51,19 +49,11 @@ def prune(layout: Layout, stages: Iterable[Usage]) -> int:
     A stage whose claim is held is left alone: someone works with its inputs now.
     """
     freed = 0
-    layout.scratch.mkdir(parents=True, exist_ok=True)
     for stage in stages:
         if claims.is_held(layout.claims / stage.identity):
             continue
-        grave = files.private_name(layout.scratch, f"pruned-{stage.identity[:40]}")
-        crash.point("prune-before-rename")
-        try:
-            os.rename(stage.path, grave)
-        except FileNotFoundError:
-            continue
-        crash.point("prune-after-rename")
-        shutil.rmtree(grave)
-        freed += stage.bytes
+        if files.remove_tree(stage.path, layout.scratch):
+            freed += stage.bytes
     return freed
 
 

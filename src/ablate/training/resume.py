@@ -57,6 +57,8 @@ class Pause(TrainerCallback):
         trainer = self.trainer
         leads, together = trainer.is_world_process_zero(), trainer.accelerator.wait_for_everyone
         trainer._save_checkpoint(trainer.model_wrapped, None)
+        # gathered from all processes
+        state = self.state()
         private = folder / f"writing-{step:05d}"
         source = Path(trainer.args.output_dir) / f"checkpoint-{step}"
         if leads:
@@ -74,7 +76,7 @@ class Pause(TrainerCallback):
             if self.kept is not None and self.kept.exists():
                 shutil.copytree(self.kept, private / _KEPT)
             # metrics may be infinite, which our other JSON forbids
-            (private / STATE).write_text(json.dumps(self.state()), encoding="utf-8")
+            (private / STATE).write_text(json.dumps(state), encoding="utf-8")
             crash.point("saved-state-written")
             private.rename(folder / f"step-{step:05d}")
             crash.point("saved-after-rename")
