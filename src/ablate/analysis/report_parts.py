@@ -25,6 +25,9 @@ BESIDE = ("reward", "win_rate", "win_rate_lc", "kl", "kl_reference", "length", "
           "repetition", "train_reward", "hacking_gap", "ranking_accuracy", "ranking_accuracy_ln",
           "implicit_reward_accuracy", "chosen_fell", "worst_group_win_rate", "tokens_trained",
           "tokens_generated", "device_seconds")  # fmt: skip
+#: settings that are words for people, or places
+WORDS = ("config.results_dir", *(f"config.objective.{name}" for name in (
+    "title", "formula", "rpo_reading", "arxiv", "checked")))  # fmt: skip
 #: studies of more runs are not read through for metrics that need every answer
 READ_THROUGH = 400
 
@@ -281,7 +284,7 @@ def _settings(runs: pd.DataFrame) -> tuple[list[list[str]], list[list[str]]]:
     common: list[list[str]] = []
     varied: list[list[str]] = []
     for column in runs.columns:
-        if not column.startswith("config.") or column.startswith("config.results_dir"):
+        if not column.startswith("config.") or column.startswith(WORDS):
             continue
         values = list(dict.fromkeys(runs[column].map(arms.plain)))
         line = [f"<code>{h.esc(arms.short(column))}</code>", h.esc(", ".join(values))]
