@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test runs-test browser-test latex-test notebooks notebooks-test check setup slurm-test chaos-test chaos wheel-test clean
+.PHONY: run test bench runs-test browser-test latex-test notebooks notebooks-test check setup slurm-test chaos-test chaos wheel-test clean
 
 run: setup
 	$(BIN)/python -m ablate
@@ -41,6 +41,14 @@ browser-test: setup
 latex-test: setup
 	command -v pdflatex >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends texlive-latex-recommended; }
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/latex
+
+# training's speed: a quarter of an hour on two idle cores, results in benchmarks/results
+BENCHMARKS := pairs responses limit cost overhead gpu
+bench: setup
+	for name in $(BENCHMARKS); do \
+		HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/training_$$name.py || exit 1; \
+	done
+	$(BIN)/python benchmarks/summary.py --write
 
 # every notebook from its parameters, on the shipped study, into a folder that is thrown away
 notebooks-test: setup

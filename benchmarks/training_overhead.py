@@ -47,9 +47,8 @@ def tell(self, *args, **kwargs):
     os._exit(0)
 import ablate.training.resume
 ablate.training.resume.Pause.on_pre_optimizer_step = tell
-sys.argv = ["ablate", *sys.argv[2:]]
-from ablate.cli.main import main
-main()
+from ablate.cli.main import run
+run(sys.argv[2:])
 """
 #: a run small enough to warm its stages in half a minute; the policy's seed alone differs
 WORDS = ["dataset.sizes.sft=256", "dataset.sizes.train=256", "dataset.sizes.valid=8",

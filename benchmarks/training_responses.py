@@ -4,18 +4,21 @@ The obvious way gives every response a row of its own, prompt included, padded a
 pads, and scores it with TRL's fused head; ours shares the prompt and packs. Both compute one loss
 of rpo_bwd and its gradient for the same prompts, model and weights; the two ways alternate. Losses
 must agree before a time counts. Peak memory is measured in a process of its own for each way: the
-highest resident set during loss and gradient, less what was resident before. Prints a table and
+highest resident set during loss and gradient (looked at every millisecond), less what was resident
+before. Prints a table and
 writes benchmarks/results/training_responses.json:
 
     python benchmarks/training_responses.py
 """
 
 import argparse
+import gc
 import json
 import resource
 import statistics
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -88,9 +91,20 @@ def prepared(way: str, k: int, width: int, layers: int, ragged: bool) -> Callabl
 def peak(way: str, k: int, width: int, layers: int) -> float:
     """MiB that loss and gradient take above the model, in this process."""
     run = prepared(way, k, width, layers, False)
-    before = _resident()
+    gc.collect()
+    before, highest = _resident(), [0.0]
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            highest[0] = max(highest[0], _resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     run()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    done.set()
+    watcher.join()
+    return max(highest[0], _resident()) - before
 
 
 def _resident() -> float:

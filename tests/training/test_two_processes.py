@@ -114,7 +114,10 @@ def together(folder, make_model, make_groups, with_everything, make_training, to
     plan = {
         "groups": [asdict(group) for group in groups],
         "policies": POLICIES,
-        "training": make_training(batch_size=8, lr=1e-4, micro_batch_size=2).model_dump(),
+        # one or two prompts in a micro-batch: the processes differ in how many they have
+        "training": make_training(
+            batch_size=8, lr=1e-4, micro_batch_size=2, tokens_per_device=45
+        ).model_dump(),
         "pairs": _pairs(groups),
         "sft": STEPS.model_dump(),
         "settings": SETTINGS,

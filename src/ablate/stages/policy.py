@@ -187,7 +187,9 @@ def select_groups(context: Context) -> tuple[list[Group], int]:
     scores = read_table(context.inputs["scores"] / SCORES)
     known = [name for name in scores.columns if name not in ("prompt_id", "index", "raw")]
     table = joined(pool, scores, known)
-    table = joined(table, read_table(context.inputs["ref_logps"] / REF_LOGPS), ["logp"])
+    known_logps = read_table(context.inputs["ref_logps"] / REF_LOGPS)
+    by_token = "token_logps" in known_logps.columns
+    table = joined(table, known_logps, ["logp", "token_logps"] if by_token else ["logp"])
     previous = context.inputs.get("prev_logps")
     if previous is not None:
         other = read_table(previous / REF_LOGPS).rename(columns={"logp": "prev_logp"})
@@ -221,6 +223,9 @@ def select_groups(context: Context) -> tuple[list[Group], int]:
                 prompt_ids=list(rows["prompt_ids"].iloc[0]),
                 response_ids=as_lists(rows["response_ids"]),
                 ref_logps=rows["logp"].tolist(),
+                ref_token_logps=[[*map(float, line)] for line in rows["token_logps"]]
+                if by_token
+                else None,
                 pool_index=numbers,
                 prev_logps=None if previous is None else rows["prev_logp"].tolist(),
                 sample_ids=sample_ids,

@@ -100,7 +100,9 @@ class Rounds:
                 if "pool" not in pool.params:
                     # the order of sampled responses means nothing; a file's may be their ranking
                     params["responses"] = "given"
-                inputs["ref_logps"] = self._logps(pool, fixed, title)
+                needs = self.run.objective.needs
+                by_token = needs.tokens and needs.reference
+                inputs["ref_logps"] = self._logps(pool, fixed, title, by_token)
                 if self.run.objective.needs.previous:
                     inputs["prev_logps"] = self._logps(pool, before, title)
             first_scores = first_scores or scores
@@ -128,9 +130,10 @@ class Rounds:
         inputs = {"pool": pool, "labels": labels, **self.reward.inputs}
         return self.planner.stage("scores", {"reward": self.reward.params}, inputs, title)
 
-    def _logps(self, pool: Stage, policy: Chosen, title: str) -> Stage:
+    def _logps(self, pool: Stage, policy: Chosen, title: str, by_token: bool = False) -> Stage:
         inputs = {"pool": pool, **policy.inputs("reference")}
-        return self.planner.stage("ref_logps", {}, inputs, title)
+        params = {"by_token": True} if by_token else {}
+        return self.planner.stage("ref_logps", params, inputs, title)
 
     def _orders(self) -> bool:
         """Whether the judge orders fresh responses as it ordered the pool's."""

@@ -1,0 +1,136 @@
+"""The table of the training benchmarks in README.md, from benchmarks/results/*.json.
+
+python benchmarks/summary.py            prints it
+python benchmarks/summary.py --write    puts it between the marks in README.md
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- begin: benchmarks -->", "<!-- end: benchmarks -->"
+
+
+def main() -> None:
+    """Prints the table or writes it."""
+    flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("--write", action="store_true")
+    table = summary()
+    if not flags.parse_args().write:
+        print(table)
+        return
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    readme.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+def summary() -> str:
+    """Markdown: what was measured, its figure with the spread, and the target."""
+    lines = ["| measured | figure | target |", "|---|---|---|"]
+    lines += [f"| {what} | {figure} | {target} |" for what, figure, target in _rows()]
+    return "\n".join(lines)
+
+
+def _rows() -> list[tuple[str, str, str]]:
+    rows: list[tuple[str, str, str]] = []
+    pairs = _read("training_pairs")
+    for row in pairs["rows"] if pairs else []:
+        ratio = row["prompt"] / row["response"]
+        shape = f"prompt {row['prompt']}, response {row['response']}, {row['lengths']} lengths"
+        target = "1.4" if ratio == 1 else "2"
+        rows += [
+            (
+                f"pairs: times as fast as TRL's `DPOTrainer`, {shape}",
+                _told(row["times_faster_precomputed"]),
+                target,
+            ),
+            (
+                "the same, both with the reference's log-probs to compute",
+                _told(row["times_faster_with_reference"]),
+                "1",
+            ),
+        ]
+    responses = _read("training_responses")
+    for row in responses["rows"] if responses else []:
+        target = responses["targets"]["times_faster"].get(str(row["k"]), "")  # type: ignore[index]
+        rows.append(
+            (
+                f"K = {row['k']}: times as fast as K flattened sequences, prompt 128, response "
+                f"32, {row['lengths']} lengths",
+                _told(row["times_faster"]),
+                str(target),
+            )
+        )
+        if "memory_share" in row:
+            rows.append(
+                (
+                    f"K = {row['k']}: their peak memory that is taken",
+                    f"{row['memory_share']:.2f}",
+                    "0.5" if row["k"] == 8 else "",
+                )
+            )
+    limit = _read("training_limit")
+    for row in limit["rows"] if limit else []:
+        rows.append(
+            (
+                f"share of a matrix product's rate, width {limit['model']['width']}, "  # type: ignore[index]
+                f"K = {row['k']}, prompt {row['prompt']}, response {row['response']}",
+                _told(row["share"]),
+                "0.6",
+            )
+        )
+    overhead = _read("training_overhead")
+    if overhead:
+        rows.append(
+            (
+                "seconds to the first optimizer step, beyond imports, stages warm",
+                _told(overhead["beyond_imports_seconds"]),
+                "2",
+            )
+        )
+        for k, found in overhead["small"].items():
+            rows.append(
+                (
+                    f"share of a step of `small` outside forward, backward and optimizer, K = {k}",
+                    _told(found["share_outside"], 3),
+                    "0.05",
+                )
+            )
+    gpu = _read("training_gpu")
+    for name, found in gpu["models"].items() if gpu else []:
+        limit, paired = found["limit"], found["pairs"]
+        rows.append(
+            (
+                f"GPU, {name}: share of a bfloat16 product's rate, K = 8, prompt 1024, response "
+                "256",
+                "not measured" if limit is None else _told(limit["share"]),
+                "0.5",
+            )
+        )
+        best = None if paired is None else paired[0]
+        rows.append(
+            (
+                f"GPU, {name}: pairs, times as fast as TRL's best",
+                "not measured" if best is None else _told(best["times_faster"]),
+                "2",
+            )
+        )
+    return rows
+
+
+def _told(figure: dict[str, float], digits: int = 2) -> str:
+    low, high = figure["lowest"], figure["highest"]
+    return f"{figure['median']:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _read(name: str) -> dict[str, Any] | None:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+if __name__ == "__main__":
+    main()
