@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test bench runs-test browser-test notebooks notebooks-test check setup slurm-test chaos-test chaos wheel-test clean
+.PHONY: run test bench runs-test browser-test latex-test notebooks notebooks-test check setup slurm-test chaos-test chaos wheel-test clean
 
 run: setup
 	$(BIN)/python -m ablate
@@ -26,7 +26,7 @@ check: setup
 	$(BIN)/mypy
 
 test: check
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore=tests/stages --ignore=tests/chaos --ignore=tests/browser
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore=tests/stages --ignore=tests/chaos --ignore=tests/browser --ignore=tests/latex
 
 # whole runs of every factor: a few minutes more
 runs-test: setup
@@ -36,6 +36,11 @@ runs-test: setup
 browser-test: setup
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core; }
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
+
+# tables as LaTeX, compiled (Debian's texlive-latex-recommended, 150 MB, installed where it is missing)
+latex-test: setup
+	command -v pdflatex >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends texlive-latex-recommended; }
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/latex
 
 # training's speed: a quarter of an hour on two idle cores, results in benchmarks/results
 BENCHMARKS := pairs responses limit cost overhead gpu

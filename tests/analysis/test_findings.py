@@ -22,6 +22,7 @@ from ablate.analysis.findings import (
     verdict,
 )
 from ablate.errors import StoreError
+from ablate.results.sweeps import fixed_margin
 from madestore import answers, freeze, grid, put
 
 PAPER = Path(__file__).resolve().parents[2] / "results" / "reference" / "paper"
@@ -152,3 +153,24 @@ def test_trials_without_fresh_seeds_are_shown_with_a_note(tmp_path: Path) -> Non
     made = notebook.open_study(str(root), "mine").table(["objective"])
     assert made is not None
     assert any("flatter" in note for note in made.notes)
+
+
+def test_arms_are_never_chosen_among_as_if_they_were_trials(tmp_path: Path) -> None:
+    """Online and offline runs of an objective are rows of their own, whatever rows were asked."""
+    root = tmp_path / "mixed"
+    for seed in (0, 1, 2):
+        for collection, mean in (("offline", 5.0), ("online", 6.0)):
+            put(root, answers(mean, seed), objective="dpo", collection=collection, seed=seed)
+    view = notebook.open_study(str(root))
+    made = view.table(["objective"], baseline="dpo")
+    assert made is not None
+    assert made.rows == [("offline",), ("online",)]
+    assert all(entry.tuned is None for entry in made.entries.values())
+
+
+def test_a_margin_speaks_of_the_metric_that_it_was_fixed_for() -> None:
+    fixed = {"margin": "0.1", "metrics": ["reward/test", "kl/test"]}
+    assert fixed_margin(fixed, "reward/ood") == "0.1"
+    assert fixed_margin(fixed, "ranking_accuracy/test") is None
+    assert fixed_margin({"margin": "0.1"}, "reward/test") == "0.1"
+    assert fixed_margin({}, "reward/test") is None

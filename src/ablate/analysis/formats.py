@@ -2,6 +2,7 @@
 
 import html
 import math
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -104,12 +105,22 @@ _LATEX = {
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "±": r"$\pm$", "≈": r"$\approx$", "≤": r"$\le$", "—": "--", "×": r"$\times$", "−": "$-$",
     "β": r"$\beta$", "η": r"$\eta$", "γ": r"$\gamma$", "α": r"$\alpha$",
+    "≥": r"$\ge$", "→": r"$\to$", "…": r"\ldots{}", "π": r"$\pi$", "λ": r"$\lambda$",
+    "ε": r"$\epsilon$",    "’": "'", "“": "``", "”": "''", "–": "--",
 }  # fmt: skip
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it is."""
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    """Text that LaTeX prints as it is; a sign that it has no letter for becomes a question mark."""
+    return "".join(_LATEX[letter] if letter in _LATEX else _known(letter) for letter in text)
+
+
+def _known(letter: str) -> str:
+    # those that LaTeX knows without a package: ASCII, and letters of Latin alphabets
+    if ord(letter) < 0x80 or (ord(letter) < 0x180 and letter.isalpha()):
+        return letter
+    plain = unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode()
+    return plain or "?"
 
 
 def latex(table: AblationTable) -> str:

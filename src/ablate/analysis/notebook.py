@@ -1,7 +1,7 @@
 """What the notebooks share: opening a study that may lack arms, tables and figures to show."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from ablate.analysis.build import build
 from ablate.analysis.table import AblationTable, Question
 from ablate.errors import AblateError, StoreError
 from ablate.results import Study, load_study
+from ablate.results.rows import FACTORS
+from ablate.results.sweeps import fixed_margin
 
 
 class Shown:
@@ -54,35 +56,43 @@ class View:
     ) -> AblationTable | None:
         """A tested table, or None where the runs cannot answer (the reason is in `told`).
 
-        Trials are chosen on valid; where there are no fresh seeds the same are reported, and a note
-        says so. Factors that the runs do not vary are left out; a baseline that is not there too.
+        Rows are what was asked for and whatever else the runs of the study differ in by design:
+        only hyper-parameters are chosen among, on valid, and where there are no fresh seeds the
+        same are reported with a note. A baseline that fits no row gives way to the sweep's own.
         """
         if self.frame.empty:
             return None
-        known = [name for name in (*rows, *cols) if self._varies(name)]
         fixed = self.study.settings
-        if margin is None and str(fixed.get("margin", "")).replace(".", "", 1).isdigit():
-            margin = float(fixed["margin"])
+        by_design = [*FACTORS, *_listed(fixed.get("rows")), *_listed(fixed.get("cols"))]
+        more = [name for name in by_design if name not in (*rows, *cols, "seed")]
+        across = tuple(name for name in cols if self._varies(name))
+        down = tuple(name for name in dict.fromkeys([*rows, *more]) if self._varies(name))
+        if margin is None:
+            told = fixed_margin(fixed, metrics[0]) or ""
+            margin = float(told) if told.replace(".", "", 1).isdigit() else None
         question = Question(
-            rows=tuple(n for n in rows if n in known) or tuple(rows[:1]),
-            cols=tuple(n for n in cols if n in known),
-            metrics=tuple(metrics), baseline=baseline, margin=margin,
+            rows=down or tuple(rows[:1]),
+            cols=across,
+            metrics=tuple(metrics),
+            baseline=baseline,
+            margin=margin,
             choose_by=str(fixed.get("choose") or "reward/valid"),
-        )  # fmt: skip
-        tries = [
-            question,
-            _with(question, reuse_seeds=True),
-            _with(question, baseline=None, margin=None),
-            _with(question, baseline=None, margin=None, reuse_seeds=True),
-        ]
-        for number, one in enumerate(tries):
-            try:
-                made = build(self.frame, self.lacking, one)
+        )
+        bases: list[str | None] = [None]
+        if baseline is not None:
+            bases = list(dict.fromkeys([baseline, fixed.get("baseline"), None]))
+        reason = ""
+        for base in bases:
+            for reuse in (False, True):
+                one = replace(question, baseline=base, reuse_seeds=reuse)
+                try:
+                    made = build(self.frame, self.lacking, one)
+                except AblateError as error:
+                    reason = str(error).splitlines()[0]
+                    continue
                 made.notes += self.study.notes
                 return made
-            except AblateError as error:
-                if number in (0, len(tries) - 1):
-                    self.told.append(str(error).splitlines()[0])
+        self.told.append(reason)
         return None
 
     def _varies(self, name: str) -> bool:
@@ -93,10 +103,11 @@ class View:
         return arms.texts(self.frame[column]).nunique() > 1
 
 
-def _with(question: Question, **changes: Any) -> Question:
-    from dataclasses import replace
-
-    return replace(question, **changes)
+def _listed(value: Any) -> list[str]:
+    """Names that a sweep file gave as a list, or as one text."""
+    if value is None:
+        return []
+    return str(value).split(",") if isinstance(value, str) else [str(name) for name in value]
 
 
 def open_study(results_dir: str, sweep: str | None = None, where: Sequence[str] = ()) -> View:

@@ -71,8 +71,9 @@ def grid(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) 
             for i, cell in enumerate(row)
         )
         lines.append(f"<tr>{cells}</tr>")
+    top = f"<thead><tr>{head}</tr></thead>" if any(headings) else ""
     return (
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
+        f'<div class="scroll" tabindex="0"><table>{top}'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 

@@ -89,4 +89,5 @@ def _as_the_sweep_chose(runs: pd.DataFrame, by: str, better: int, name: str) -> 
             "because trials were added. Give the command of the sweep again: it chooses anew"
         )
     spread = (float(values[0]), float(np.median(values)), float(values[-1]))
-    return Tuned(made, best, len(means), spread, False)
+    tried = tuple((str(trial), better * float(value)) for trial, value in means.items())
+    return Tuned(made, best, len(means), spread, False, tried)

@@ -1,5 +1,6 @@
 """`ablate report`: one HTML file of a study, to read, to send and to print."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +62,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _commands(study: Study, argv: Sequence[str]) -> list[str]:
     """What was typed to run the study, as it was frozen, and to make this report."""
-    words = " ".join(word for word in argv if not word.startswith("--output"))
-    ran = [f"ablate {line}" for line in study.commands]
-    return [*ran, f"ablate report {words}".strip()]
+    words, skip = ["ablate", "report"], False
+    for word in argv:
+        # where files lie on this machine is nobody's business
+        if not skip and not word.startswith(("--output", "--figures", "results_dir=")):
+            words.append(shlex.quote(word))
+        skip = word in ("--output", "--figures")
+    return [*(f"ablate {line}" for line in study.commands), " ".join(words)]

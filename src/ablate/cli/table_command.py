@@ -14,6 +14,7 @@ from ablate.cli.store_flags import Flags, take_results_dir, tell_damaged
 from ablate.cli.table_view import show
 from ablate.errors import ConfigError, DataError
 from ablate.results import Study, load_study
+from ablate.results.sweeps import fixed_margin
 
 EXAMPLES = """examples:
   ablate table --rows objective --cols num_responses --baseline dpo
@@ -106,13 +107,16 @@ def make_table(study: Study, args: argparse.Namespace) -> AblationTable:
     frame = arms.keep(study.frame, args.where)
     lacking = arms.keep_known(study.lacking, args.where)
     fixed = study.settings
+    metrics = _names(args.metric or fixed.get("metrics") or ["reward/test"])
+    # a margin has the unit of the metric that it was fixed for
+    margin = args.margin if args.margin is not None else fixed_margin(fixed, metrics[0])
     question = Question(
         rows=_names(args.rows) or _names(fixed.get("rows") or []),
         cols=_names(args.cols) or _names(fixed.get("cols") or []),
-        metrics=_names(args.metric or fixed.get("metrics") or ["reward/test"]),
+        metrics=metrics,
         baseline=args.baseline or fixed.get("baseline"),
-        margin=_margin(args.margin if args.margin is not None else fixed.get("margin"), frame),
-        margin_from_data=str(args.margin or fixed.get("margin")).endswith("%"),
+        margin=_margin(margin, frame),
+        margin_from_data=str(margin).endswith("%"),
         choose_by=args.choose or fixed.get("choose"),
         matched_kl=_matched_kl(args.matched_kl),
         reuse_seeds=args.reuse_seeds,

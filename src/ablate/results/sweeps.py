@@ -131,6 +131,16 @@ def analysis_of(content: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def fixed_margin(analysis: dict[str, Any], metric: str) -> str | None:
+    """The margin that a sweep file fixed, if it speaks of this metric: it has a unit."""
+    margin = analysis.get("margin")
+    if margin is None:
+        return None
+    own = analysis.get("metrics") or ["reward/test"]
+    same = metric.partition("/")[0] == str(own[0]).partition("/")[0]
+    return str(margin) if same else None
+
+
 def load_study(root: str | Path, sweep: str | None = None) -> Study:
     """The runs of a sweep, or of a whole store, with those that are missing.
 
