@@ -11,6 +11,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+NAMES = ("training_pairs", "training_responses", "training_limit", "cost", "training_overhead",
+         "training_gpu")  # fmt: skip
+VOCABULARY = "4,096"
 BEGIN, END = "<!-- begin: benchmarks -->", "<!-- end: benchmarks -->"
 
 
@@ -32,7 +35,27 @@ def summary() -> str:
     """Markdown: what was measured, its figure with the spread, and the target."""
     lines = ["| measured | figure | target |", "|---|---|---|"]
     lines += [f"| {what} | {figure} | {target} |" for what, figure, target in _rows()]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_machines()])
+
+
+def _machines() -> list[str]:
+    """Where each file's figures come from, and how busy it was there."""
+    lines = []
+    for name in NAMES:
+        found = _read(name)
+        if found is None:
+            lines.append(f"- `{name}`: not measured")
+            continue
+        machine, model = found["machine"], found.get("model")
+        where = machine["gpu"] or machine.get("cpu") or "no CUDA device was there"
+        parts = [f"- `{name}`: {found['date']}, {where}"]
+        if "cpu" in machine:
+            parts.append(f"{machine['threads']} of {machine['cores']} cores")
+            parts.append(f"load of other work before {machine['load_before'][0]}")
+        if model:
+            parts.append(f"width {model['width']}, {model['layers']} layers, {VOCABULARY} words")
+        lines.append(", ".join([*parts, f"torch {found['versions']['torch']}"]))
+    return lines
 
 
 def _rows() -> list[tuple[str, str, str]]:

@@ -38,7 +38,7 @@ from ablate.trl_compat.quiet import quiet, silence
 
 #: (prompt, response, ragged)
 SHAPES = [(128, 128, False), (128, 32, False), (128, 128, True), (128, 32, True)]
-BATCH, STEPS, ROUNDS = 16, 4, 3
+BATCH, STEPS, ROUNDS = 16, 3, 3
 BETA = 0.1
 
 

@@ -36,6 +36,8 @@ WORDS = [
 ]  # fmt: skip
 RUNS = 6
 LAUNCHERS = 2
+#: in the time that an undisturbed sweep takes, however fast the machine is now
+KILLS_PER_SWEEP = 30
 RESULT = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "chaos.json"
 
 
@@ -177,10 +179,15 @@ def undisturbed(folder: Path) -> dict[str, Any]:
 
 
 class Lightning:
-    """Kills at random: mostly jobs, now and then a launcher or its fork server."""
+    """Kills at random: mostly jobs, now and then a launcher or its fork server.
 
-    def __init__(self, kills: int, seed: int = 0) -> None:
-        self.left = kills
+    Args:
+        pace: mean seconds between kills while jobs are at work. Far under what a job takes, none
+            would ever end.
+    """
+
+    def __init__(self, kills: int, seed: int, pace: float) -> None:
+        self.left, self.pace = kills, pace
         self.random = random.Random(seed)
         self.struck: Counter[str] = Counter()
         self._next = 0.0
@@ -202,14 +209,14 @@ class Lightning:
             victim.kill()
             self.left -= 1
             self.struck[kind] += 1
-        self._next = time.monotonic() + self.random.uniform(0.05, 1.5)
+        self._next = time.monotonic() + self.random.expovariate(1 / self.pace)
 
 
 def strike(folder: Path, kills: int, seed: int = 0) -> dict[str, Any]:
     """Sweeps under random kills, as many sweeps as it takes; each equals the undisturbed one."""
     began = time.monotonic()
     calm = undisturbed(folder / "calm")
-    lightning = Lightning(kills, seed)
+    lightning = Lightning(kills, seed, (time.monotonic() - began) / KILLS_PER_SWEEP)
     sweeps = starts = 0
     while lightning.left:
         sweeps += 1

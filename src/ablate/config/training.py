@@ -29,6 +29,10 @@ class TrainingConfig(Node):
     #: whose mean on the valid prompts `select_checkpoint: valid` compares
     select_by: Literal["judge", "training_reward"]
     deterministic: bool
+    # The next two change a result in its last digits only, but bits are what an identity promises:
+    # `on`, `off` and a number are part of it, as micro_batch_size is. `auto` is left out, because
+    # on one kind of machine it always means the same. Runs of before packed rows differ from
+    # those of today by that rounding; the stages that compute log-probs carry a new version.
     #: whether a prompt is encoded once for all its responses, and short rows are joined
     shared_prompt: Literal["auto", "on", "off"] = neutral("auto")
     #: tokens of a forward pass and process, padding included

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from ablate.config.collection import round_prompts
 from ablate.config.dataset import DatasetConfig, WorldConfig
 from ablate.config.run import RunConfig
-from ablate.datasets import open_dataset
+from ablate.datasets import SPLITS, open_dataset
 from ablate.stages.stage import Stage
 
 #: tokens of a prompt where nothing has been measured: a world's sentence, a chat's question
@@ -64,8 +64,7 @@ def work_of(stage: Stage, lengths: Lengths) -> Work:
         case "pool":
             if "pool" not in stage.params:
                 return Work()
-            count = _prompts(stage) * run.dataset.pool.num_responses
-            return _drawn(count, lengths)
+            return _drawn(_prompts(stage) * stage.params["pool"]["num_responses"], lengths)
         case "ref_logps":
             return Work(read=_prompts(stage.inputs["pool"]) * _pooled(run) * lengths.both)
         case "reward_model":
@@ -98,7 +97,7 @@ def num_prompts(run: RunConfig, split: str) -> int:
 @lru_cache(maxsize=64)
 def _sizes(dataset: str) -> dict[str, int]:
     opened = open_dataset(TypeAdapter[DatasetConfig](DatasetConfig).validate_json(dataset))
-    return {split: opened.num_prompts(split) for split in ("reward", "train")}
+    return {split: opened.num_prompts(split) for split in SPLITS}
 
 
 def _round(run: RunConfig) -> int:
@@ -109,10 +108,9 @@ def _round(run: RunConfig) -> int:
 
 def _prompts(pool: Stage) -> int:
     """Prompts of a pool."""
-    split, run = pool.params["split"], pool.run
     if "part" in pool.params:
-        return _round(run)
-    count = num_prompts(run, "train" if split == "train" else "reward")
+        return _round(pool.run)
+    count = num_prompts(pool.run, pool.params["split"])
     return min(count, pool.params.get("limit") or count)
 
 

@@ -1,27 +1,21 @@
 """The preference trainer: any objective over groups of K responses, exact over the global batch."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from accelerate import DistributedType
 from torch import Tensor
 
 from ablate.groups import PromptGroup
-from ablate.models.sharing import attending
 from ablate.objectives import Objective, ObjectiveState, response_scales, token_scales
-from ablate.training.budget import Budget, forget
 from ablate.training.collate import SIDE_TEXTS, prompt_group, real_prompts, real_sequences
 from ablate.training.scoring import mismatched_logps, scored_group
 from ablate.training.seen import concatenate, detached, response_metrics
-from ablate.training.source import GroupSource
-from ablate.trl_compat.dpo import GroupTrainer
-from ablate.trl_compat.fused_head import base_of, gather
+from ablate.training.stepped import SteppedTrainer
+from ablate.trl_compat.fused_head import gather
 
 
-class RPOTrainer(GroupTrainer):
+class RPOTrainer(SteppedTrainer):
     """TRL's DPOTrainer with groups in place of pairs and an objective in place of its losses.
 
     Groups come from a source, which may draw them from the policy as it stands.
@@ -32,10 +26,6 @@ class RPOTrainer(GroupTrainer):
     What an objective remembers (`objective_state`) is updated once per step on the global batch,
     so that every process holds the same.
 
-    A step's prompts are cut into micro-batches here, by a budget of tokens, and the trainer that
-    this one is made from sees one batch per step. Where memory runs out, the step is begun again
-    with half the budget.
-
     Legend: B prompts and K responses of a micro-batch, T tokens.
     """
 
@@ -45,13 +35,9 @@ class RPOTrainer(GroupTrainer):
         arguments: dict[str, Any],
         *,
         objective: Objective,
-        source: GroupSource,
-        budget: Budget,
         reference: Any = None,
         **others: Any,
     ) -> None:
-        self.source = source
-        self.budget = budget
         self.objective = objective
         self.objective_state = ObjectiveState(objective)
         #: frozen model, for objectives that need its whole distributions
@@ -65,59 +51,15 @@ class RPOTrainer(GroupTrainer):
         self._share = 1.0
         self._tokens: Tensor | int = 0
         self._last_inputs: dict[str, Tensor] | None = None
-        #: positions of this process's prompts of the step, and what a new attempt begins from
-        self._places: list[int] = []
-        self._before: dict[str, Any] = {}
         head = ("log_sum_sq_probs",) if objective.needs.log_sum_sq else ()
         super().__init__(model, arguments, head_outputs=head, **others)
         if reference is not None:
             gather(reference)
 
-    @contextmanager
-    def live(self) -> Iterator[Any]:
-        """As TRL unwraps it, with attention that generates."""
-        now = base_of(self.accelerator.unwrap_model(self.model)).config._attn_implementation
-        kind = "sdpa" if now == "flex_attention" else None
-        with super().live() as model, attending(model, kind):
-            yield model
-
     # -- one optimizer step ----------------------------------------------------------------
 
-    def get_batch_samples(
-        self, epoch_iterator: Any, num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, Any]], Tensor | None]:
-        """All of a step's micro-batches, and the number of usable prompts of the global batch.
-
-        The trainer's last batch of the step holds them; those before it are empty.
-        """
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if not batches:
-            return batches, None
-        self.source.begin(self.state.global_step, self)
-        self._places = [place for batch in batches for place in batch["index"].tolist()]
-        tokens = self._tokens
-        self._before = {
-            "objective": copy.deepcopy(self.objective_state.state_dict()),
-            "tokens": tokens.clone() if isinstance(tokens, Tensor) else tokens,
-            "seen": (list(self._seen), list(self._metrics_seen)),
-        }
-        parts, total = self._micro_batches()
-        return [*({"parts": []} for _ in batches[1:]), {"parts": parts}], total
-
-    def _micro_batches(self) -> tuple[list[dict[str, Tensor]], Tensor | None]:
-        """The step's micro-batches within the budget, ready for their loss."""
-        while True:
-            try:
-                return self._prepared()
-            except RuntimeError as error:
-                self._make_room(error)
-            self._begin_again()
-
-    def _prepared(self) -> tuple[list[dict[str, Tensor]], Tensor | None]:
-        parts = self.budget.split(self._places, self.source.extent, self.source.packed)
-        batches = [
-            dict(self._prepare_inputs(self.source.batch(part))) for part in self._agreed(parts)
-        ]
+    def _prepared(self, batches: list[dict[str, Tensor]]) -> Tensor | None:
+        """See `SteppedTrainer`; batch-coupled objectives make their first pass here."""
         self.window_loss = None
         for batch in batches:
             if "kl_input_ids" in batch:
@@ -125,78 +67,25 @@ class RPOTrainer(GroupTrainer):
                 batch["kl_logps"] = mismatched_logps(self.model_wrapped, batch, packed)
         alone = len(batches) == 1 and self.accelerator.num_processes == 1
         if self.objective.batch_coupled and not alone:
-            return batches, self._couple(batches)
+            return self._couple(batches)
         if self.objective.stateful:
             # which prompts are left out depends on the policy: the batch counts its own
-            return batches, None
-        usable = torch.stack([self._usable(batch).sum() for batch in batches]).sum()
-        return batches, self._total(usable)
+            return None
+        return self._total(torch.stack([self._usable(batch).sum() for batch in batches]).sum())
 
-    def _agreed(self, parts: list[list[int]]) -> list[list[int]]:
-        """As many micro-batches as every other process has, where models are sharded.
+    def _memory(self) -> dict[str, Any]:
+        tokens = self._tokens
+        return {
+            "objective": copy.deepcopy(self.objective_state.state_dict()),
+            "tokens": tokens.clone() if isinstance(tokens, Tensor) else tokens,
+            "seen": (list(self._seen), list(self._metrics_seen)),
+        }
 
-        A pass gathers every process's shards, so all must make the same number of passes.
-        """
-        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            return parts
-        mine = torch.tensor([len(parts)], device=self.accelerator.device)
-        most = int(self.accelerator.gather(mine).max())
-        parts = [list(part) for part in parts]
-        while len(parts) < most:
-            largest = max(range(len(parts)), key=lambda number: len(parts[number]))
-            whole = parts[largest]
-            if len(whole) == 1:
-                # a position beyond the last is a filler, which weighs nothing
-                parts.append([self.source.filler])
-                continue
-            half = len(whole) // 2
-            parts[largest : largest + 1] = [whole[:half], whole[half:]]
-        return parts
-
-    def training_step(
-        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
-    ) -> Tensor:
-        """Loss and gradient of a step's micro-batches; gradients are exchanged with the last."""
-        parts, total = inputs["parts"], num_items_in_batch
-        if not parts:
-            return torch.zeros((), device=self.args.device)
-        while True:
-            try:
-                loss = torch.zeros((), device=self.args.device)
-                for number, part in enumerate(parts, start=1):
-                    with self._kept_back(model, number < len(parts)):
-                        loss += super().training_step(model, part, total)
-                return loss
-            except RuntimeError as error:
-                self._make_room(error)
-            self._begin_again()
-            parts, total = self._micro_batches()
-
-    def _kept_back(self, model: Any, wanted: bool) -> AbstractContextManager[None]:
-        """Within: gradients are added up and not yet exchanged between processes."""
-        if not wanted or self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-            return nullcontext()
-        kept: AbstractContextManager[None] = self.accelerator.no_sync(model)
-        return kept
-
-    def _make_room(self, error: RuntimeError) -> None:
-        """Halves the budget where memory ran out; raises any other error again.
-
-        Several processes cannot begin again: the others wait for this one's gradients.
-        """
-        if self.accelerator.num_processes > 1 or not self.budget.found:
-            self.budget.explain(error)
-            raise error
-        self.budget.halve(error)
-
-    def _begin_again(self) -> None:
-        """Undoes what a failed attempt at a step left."""
-        self.model.zero_grad(set_to_none=True)
-        self.objective_state.load_state_dict(copy.deepcopy(self._before["objective"]))
-        tokens = self._before["tokens"]
+    def _restore(self, memory: dict[str, Any]) -> None:
+        self.objective_state.load_state_dict(copy.deepcopy(memory["objective"]))
+        tokens = memory["tokens"]
         self._tokens = tokens.clone() if isinstance(tokens, Tensor) else tokens
-        self._seen, self._metrics_seen = (list(kept) for kept in self._before["seen"])
-        forget()
+        self._seen, self._metrics_seen = (list(kept) for kept in memory["seen"])
 
     def _usable(self, batch: dict[str, Tensor]) -> Tensor:
         """bool[B]: which prompts have something to compare; does not depend on the policy."""

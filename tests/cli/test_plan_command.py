@@ -1,0 +1,61 @@
+"""`ablate plan`: what would run, what is there, what would be refused; and nothing is written."""
+
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+from smallrun import SMALL
+
+Command = Callable[..., CompletedProcess[str]]
+
+
+def numbers(printed: str, title: str) -> list[str]:
+    """The counts of a line of the plan."""
+    line = next(line for line in printed.splitlines() if line.startswith(title))
+    return line[len(title) :].split()
+
+
+def test_a_plan_counts_what_is_shared_and_writes_nothing(ablate: Command, tmp_path: Path) -> None:
+    words = ["objective=dpo,simpo", "num_responses=2,4", "seed=0,1", *SMALL]
+    done = ablate("plan", *words, "-m")
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "cwd").iterdir()) == []
+    assert "8 arms, 8 distinct runs, 0 in the store" in done.stdout
+    assert numbers(done.stdout, "SFT policy")[:2] == ["2", "0"]
+    # for training, and of test prompts for labelled pairs
+    assert numbers(done.stdout, "response pool")[:2] == ["4", "0"]
+    assert numbers(done.stdout, "policy")[:2] == ["8", "0"]
+    assert "assumed" in done.stdout
+    ran = ablate("objective=dpo", "num_responses=2", *SMALL)
+    assert ran.returncode == 0, ran.stderr
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cwd").rglob("*")}
+    again = ablate("plan", *words, "-m")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cwd").rglob("*")} == before
+    assert "8 distinct runs, 1 in the store" in again.stdout
+    assert numbers(again.stdout, "SFT policy")[:2] == ["2", "1"]
+    assert numbers(again.stdout, "policy")[:2] == ["8", "1"]
+    assert "speeds of 1 runs in the store" in again.stdout
+
+
+def test_what_would_be_refused_is_told_once_and_the_rest_is_planned(ablate: Command) -> None:
+    done = ablate("plan", "objective=dpo,simpo,rpo_bwd", "num_responses=1,2", "-m", *SMALL)
+    assert done.returncode == 1
+    assert "6 arms, 3 distinct runs" in done.stdout
+    assert done.stdout.count("refused") == 3
+    assert "needs at least 2 per prompt" in done.stdout
+
+
+def test_a_tuned_sweep_is_planned_with_both_its_phases(ablate: Command) -> None:
+    done = ablate("plan", "+sweep=objectives", "tune.trials=2", "seed=0,1", "-m", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "11 arms with 2 trials each: 22 distinct runs, 0 in the store" in done.stdout
+    assert "22 runs of fresh seeds" in done.stdout
+    assert numbers(done.stdout, "policy")[0] == "44"
+    assert "objective.beta" in done.stdout
+
+
+def test_several_runs_need_the_flag(ablate: Command) -> None:
+    done = ablate("plan", "objective=dpo,simpo")
+    assert done.returncode == 2
+    assert "add -m" in done.stderr
+    assert ablate("plan", *SMALL).returncode == 0
