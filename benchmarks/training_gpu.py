@@ -130,7 +130,7 @@ def ours(
     model = qwen(name)
     longest = max(len(g.prompt_ids) + sum(map(len, g.response_ids)) for g in groups)
     flex = use_flex(model, longest)
-    packing = Packing.of(model.config, FLEX_BLOCK if flex else 1)
+    packing = Packing(0.0, FLEX_BLOCK) if flex else Packing.of(model.config)
     collator = GroupCollator(groups, list(range(len(groups))), 0, packing=packing)
 
     def make(folder: str, clock: Clock) -> Any:

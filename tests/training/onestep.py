@@ -34,6 +34,7 @@ def first_step(
     model, tokenizer, groups, objective, folder, *, micro=None, checkpointing=False, ref_kl=None,
     reference=None, whole=False, packed=True, tokens=10_000, lora=None,
     keeper=None,
+    bf16=False,
 ):  # fmt: skip
     """Loss and unclipped gradient of one batch of all groups, or the trainer after that step."""
     count = len(groups)
@@ -51,7 +52,7 @@ def first_step(
     with quiet():
         arguments = common_arguments(
             optimisation, output_dir=str(folder), seed=0, max_steps=1, model=model,
-            mixed_bf16=False,
+            mixed_bf16=bf16,
         )  # fmt: skip
         trainer = RPOTrainer(
             model, arguments, objective=objective, source=FixedGroups(collator),

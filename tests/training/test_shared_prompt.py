@@ -89,6 +89,22 @@ def test_packed_rows_go_with(options, make_model, make_groups, tokenizer, tmp_pa
     assert_same(steps[True][1], steps[False][1])
 
 
+def test_packed_rows_go_with_bfloat16(make_model, make_groups, tokenizer, tmp_path):
+    """Autocast over float32 weights: the same within what bfloat16 resolves."""
+    groups, objective = make_groups(8, k=4), make_objective("rpo_bwd")
+    steps = {
+        packed: first_step(
+            make_model(), tokenizer, groups, objective, tmp_path, packed=packed, bf16=True
+        )
+        for packed in (True, False)
+    }
+    exact = first_step(make_model(), tokenizer, groups, objective, tmp_path)
+    assert steps[True][0] == pytest.approx(steps[False][0], rel=0.05)
+    assert_same(steps[True][1], steps[False][1], tolerance=0.1)
+    assert_same(steps[True][1], exact[1], tolerance=0.1)
+    assert steps[True][0] != exact[0], "bfloat16 was in use"
+
+
 class Full:
     """A device with room for so many tokens in one pass, from some pass on."""
 

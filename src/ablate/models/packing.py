@@ -28,15 +28,15 @@ class Packing:
     multiple: int = 1
 
     @classmethod
-    def of(cls, config: Any, multiple: int = 1) -> "Packing":
-        """For a model's config: 4 · width of attention against 2 · weights of a layer."""
+    def of(cls, config: Any) -> "Packing":
+        """For a model whose attention computes whole rows: 4 · its width against 2 · weights."""
         text = config.get_text_config()
         hidden, heads = text.hidden_size, text.num_attention_heads
         head = getattr(text, "head_dim", None) or hidden // heads
         keys = (getattr(text, "num_key_value_heads", None) or heads) * head
         inner = getattr(text, "intermediate_size", None) or 4 * hidden
         weights = 2 * hidden * (heads * head + keys) + 3 * hidden * inner
-        return cls(ATTENTION_FACTOR * 4 * heads * head / (2 * weights), multiple)
+        return cls(ATTENTION_FACTOR * 4 * heads * head / (2 * weights))
 
 
 @dataclass(frozen=True)

@@ -254,7 +254,8 @@ def shared_prompt_obstacle(model: PreTrainedModel, training: TrainingConfig) -> 
 def _packing(model: PreTrainedModel, obstacle: str | None, flex: bool) -> Packing | None:
     if obstacle is not None:
         return None
-    return Packing.of(model.config, FLEX_BLOCK if flex else 1)
+    # blocks that nobody sees cost nothing there, so no prompt is worth repeating
+    return Packing(0.0, FLEX_BLOCK) if flex else Packing.of(model.config)
 
 
 def _budget(model: PreTrainedModel, training: TrainingConfig) -> Budget:
