@@ -168,8 +168,8 @@ def test_the_tasks_of_a_job_train_together(desk, stock) -> None:
     (second,) = records.records(Layout(other))
     assert first.data["machine"]["processes"] == second.data["machine"]["processes"] == 2
     assert first.data["policy"]["weights"] == second.data["policy"]["weights"]
-    told = desk.submit("hydra.launcher.tasks_per_node=2", "runtime.processes=3", check=False)
-    assert "runtime.processes=3, but a job has 2 tasks" in told
+    told = desk.submit("hydra.launcher.tasks_per_node=2", "runtime.processes=4", check=False)
+    assert "runtime.processes=4, but a job has 2 tasks" in told
 
 
 def test_a_stage_that_fails_fails_its_runs_with_one_cause_and_no_others(desk, stock) -> None:
