@@ -94,7 +94,9 @@ def test_what_is_drawn_in_training_and_for_the_curve_is_counted(
     per_stage = [s["result"]["generated"]["tokens"] for s in online.record.data["stages"]
                  if "generated" in s["result"]]  # fmt: skip
     assert online.record.data["tokens_generated"] == sum(per_stage)
-    assert len(per_stage) == 4  # pool, policy, answers of SFT, evaluation
+    assert (
+        len(per_stage) == 5
+    )  # two pools (one of labelled test pairs), policy, answers, evaluation
 
 
 def test_more_rounds_share_the_beginning(store: Path, iterative: Outcome) -> None:
