@@ -10,9 +10,9 @@ class Node(BaseModel):
     """A node of the frozen configuration.
 
     Unknown keys are errors and no field has a default here: a default lives in the YAML level
-    that a person reads. A field added after results exist may carry
-    `= neutral(value)`, which is no default: while it holds that value it is left out of every
-    identity, so that older results stay valid.
+    that a person reads. A field added after results exist may carry `= neutral(value)`: while it
+    holds that value it is left out of every identity, and a run that was frozen without it has that
+    value, so that older results stay valid.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -40,8 +40,11 @@ class Node(BaseModel):
 
 
 def neutral(value: Any, **limits: Any) -> Any:
-    """A field added after results exist: left out of every identity while it holds `value`."""
-    return Field(json_schema_extra={"neutral": value}, **limits)
+    """A field added after results exist: left out of every identity while it holds `value`.
+
+    That is also what a run means that was frozen before there was the field.
+    """
+    return Field(value, json_schema_extra={"neutral": value}, **limits)
 
 
 def _plain(value: Any) -> Any:
