@@ -160,13 +160,17 @@ def harvest(storm: Storm) -> dict[str, Any]:
 
 
 def litter(storm: Storm) -> list[str]:
-    """What is left in the working places of a store that nobody uses any more."""
+    """What is left in the working places of a store that nobody uses any more.
+
+    An attempt that tells why it failed is no litter, whether or not another one succeeded.
+    """
     layout = storm.layout
     return [
         str(path.relative_to(layout.root))
         for folder in (layout.claims, layout.scratch, layout.partial, layout.attempts)
         if folder.is_dir()
         for path in folder.iterdir()
+        if not list(path.glob("*/failure.json"))
     ]
 
 
