@@ -62,6 +62,8 @@ def jobs_of(sweep: Sweep) -> tuple[list[Job], list[str]]:
         forced = planned.run.force is not False
         if not forced and records.has_record(sweep.layout, identity):
             stored.append(identity)
+            # who published it may have been killed before it could tidy up
+            records.clear_attempts(sweep.layout, identity)
             continue
         needs: set[str] = set()
         frozen = sweep.frozen(identity)

@@ -123,19 +123,16 @@ def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display)
         _fail(attempt, name, str(error), error)
         raise StoreError(f"the results folder could not be written: {error}") from error
     except BaseException:
-        _forget(attempt)
+        _forget(layout, attempt)
         raise
-    _forget(attempt)
+    _forget(layout, attempt)
     return record
 
 
-def _forget(attempt: Path) -> None:
-    """Removes an attempt that has nothing to tell, and what killed ones left (empty folders)."""
+def _forget(layout: Layout, attempt: Path) -> None:
+    """Removes an attempt that has nothing to tell, and what killed ones left."""
     shutil.rmtree(attempt, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        for folder in (*attempt.parent.iterdir(), attempt.parent):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+    records.clear_attempts(layout, attempt.parent.name)
 
 
 def _fail(attempt: Path, name: str, reason: str, error: BaseException) -> None:

@@ -1,5 +1,6 @@
 """Records of runs: published once by rename, listed and found without reading any table."""
 
+import contextlib
 import re
 import time
 from collections.abc import Iterator
@@ -133,6 +134,15 @@ def new_attempt(layout: Layout, identity: str) -> Path:
             continue
         crash.point("attempt-made")
         return base / str(number)
+
+
+def clear_attempts(layout: Layout, identity: str) -> None:
+    """Removes attempts that tell nothing: empty folders, which killed processes leave."""
+    base = layout.attempts / identity
+    with contextlib.suppress(OSError):
+        for folder in (*base.iterdir(), base):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def write_failure(attempt: Path, name: str, reason: str, stage: str | None) -> None:
