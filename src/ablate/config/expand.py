@@ -1,5 +1,6 @@
 """Expansion of a sweep: from words with alternatives, or a named sweep, to frozen runs."""
 
+import functools
 import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -276,6 +277,7 @@ class _Composer:
         return self.frozen[key]
 
 
+@functools.cache
 def _is_setting(word: str) -> bool:
     """A plain `setting=value`, as opposed to a choice of a level, an addition or a deletion."""
     key = word.split("=", 1)[0]
