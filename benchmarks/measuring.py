@@ -126,7 +126,7 @@ def told(figure: dict[str, float], digits: int = 2) -> str:
 def machine() -> dict[str, Any]:
     """Where the figures come from, and how busy it was."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_before": [round(value, 2) for value in os.getloadavg()],
@@ -163,7 +163,8 @@ def write(name: str, what: str, where: dict[str, Any], figures: dict[str, Any]) 
     print(f"wrote {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor's name, as the system gives it."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text(encoding="utf-8").splitlines():

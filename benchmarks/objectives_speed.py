@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import cpu_model
 from torch import Tensor
 
 from ablate.config.levels import level_names
@@ -89,16 +90,6 @@ def reads_tokens(objective: Objective) -> bool:
     return any(
         getattr(needs, field.name) for field in fields(needs) if field.name.startswith("token")
     )
-
-
-def cpu_model() -> str:
-    """The processor's name, as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def main() -> None:

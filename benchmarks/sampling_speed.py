@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import cpu_model
 
 from ablate.config.compose import compose
 from ablate.config.dataset import Sampling
@@ -59,16 +60,6 @@ class Case:
         self.clock.append(time.perf_counter() - clock)
         self.processor.append(time.process_time() - processor)
         return sum(len(response.ids) for response in drawn)
-
-
-def cpu_model() -> str:
-    """The processor's name, as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def main() -> None:

@@ -153,7 +153,7 @@ class _Named:
     def _arms(self) -> Iterable[list[str]]:
         """Words of every arm, without seeds."""
         given = {_key(word) for word in self.words}
-        for arm in self.file.grids():
+        for arm in self.file.arms:
             grid = [f"{k}={_alternatives(v)}" for k, v in arm.items() if k not in given]
             yield from _product(self.loader, normalize([*grid, *self.words], self.own))
 

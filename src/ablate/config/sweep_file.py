@@ -1,6 +1,6 @@
 """A named sweep as its file says it: arms, seeds, what a K study matches, what is tuned."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
@@ -51,10 +51,6 @@ class SweepFile(Node):
     match: list[Match]
     tune: Tune | None
     analysis: Analysis | None
-
-    def grids(self) -> Iterator[dict[str, Any]]:
-        """The arms, each a grid without seeds."""
-        yield from self.arms
 
 
 #: what a file may leave out, and what that means

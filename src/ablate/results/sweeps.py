@@ -13,7 +13,7 @@ from ablate.results.load import Damaged, Runs, read_runs
 from ablate.results.rows import settings
 from ablate.store import files
 from ablate.store.layout import Layout
-from ablate.store.sweeps import Contest, FrozenSweep, read_sweep, sweeps
+from ablate.store.sweeps import CONTENT, Contest, FrozenSweep, read_sweep, sweeps
 
 #: column of runs of tuned sweeps, and its values
 PHASE, TUNE, REPORT = "phase", "tune", "report"
@@ -57,7 +57,7 @@ def sweep_folders(layout: Layout, name: str) -> list[Path]:
     Raises:
         StoreError: none, or several identities; lists what there is.
     """
-    known = {folder: files.read_json(folder / "sweep.json") for folder in sweeps(layout)}
+    known = {folder: files.read_json(folder / CONTENT) for folder in sweeps(layout)}
     named = {folder: names(content) for folder, content in known.items()}
     found = [folder for folder in known if name in named[folder]]
     if found:
@@ -84,7 +84,7 @@ def copy_sweeps(layout: Layout, target: Layout, names: list[str] | None) -> None
     reasons = _failures(layout)
     for folder in folders:
         new = target.sweeps / folder.name
-        for path in [folder / "sweep.json", *sorted((folder / "chosen").glob("*.json"))]:
+        for path in [folder / CONTENT, *sorted((folder / "chosen").glob("*.json"))]:
             files.write_json(new / path.relative_to(folder), files.read_json(path))
         one = read_sweep(folder)
         there = read_runs(layout.root, one.runs).frame
