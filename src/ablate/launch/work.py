@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from ablate.config.collection import round_prompts
 from ablate.config.dataset import DatasetConfig, WorldConfig
 from ablate.config.run import RunConfig
-from ablate.datasets import SPLITS, open_dataset
+from ablate.datasets import open_dataset
 from ablate.stages.stage import Stage
 
 #: tokens of a prompt where nothing has been measured: a world's sentence, a chat's question
@@ -91,13 +91,13 @@ def steps_of(run: RunConfig) -> int:
 
 def num_prompts(run: RunConfig, split: str) -> int:
     """Prompts of a split."""
-    return _sizes(run.dataset.model_dump_json())[split]
+    return _size(run.dataset.model_dump_json(), split)
 
 
-@lru_cache(maxsize=64)
-def _sizes(dataset: str) -> dict[str, int]:
+@lru_cache(maxsize=512)
+def _size(dataset: str, split: str) -> int:
     opened = open_dataset(TypeAdapter[DatasetConfig](DatasetConfig).validate_json(dataset))
-    return {split: opened.num_prompts(split) for split in SPLITS}
+    return opened.num_prompts(split)
 
 
 def _round(run: RunConfig) -> int:

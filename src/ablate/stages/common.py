@@ -9,6 +9,7 @@ import pandas as pd
 
 from ablate.config.dataset import Lengths
 from ablate.config.run import RunConfig
+from ablate.models.adapted import ADAPTER, AdaptersOff, load_adapted
 from ablate.models.fit import Fitter
 from ablate.models.loading import context_length, load_model
 from ablate.models.tokenizer import load_tokenizer
@@ -38,6 +39,18 @@ def load_policy(folder: Path, run: RunConfig) -> tuple[Any, Any]:
     )
     model.eval()
     return model, load_tokenizer(str(folder))
+
+
+def load_pair(folder: Path, start: Path, run: RunConfig) -> tuple[Any, Any, Any]:
+    """A trained policy, the policy it started from, and their tokenizer.
+
+    With adapters beside its weights, both share one copy of the base weights.
+    """
+    reference, tokenizer = load_policy(start, run)
+    if run.base_model.lora is not None and (folder / ADAPTER).is_dir():
+        policy = load_adapted(reference, folder)
+        return policy, AdaptersOff(policy), tokenizer
+    return load_policy(folder, run)[0], reference, tokenizer
 
 
 def open_fitter(params: dict[str, Any], model: Any, tokenizer: Any) -> Fitter:

@@ -24,7 +24,7 @@ from ablate.rewards.scorers import (
     ImplicitScorer,
     RewardModelScorer,
 )
-from ablate.stages.common import MODEL, RESULT, STEPS, load_policy, within
+from ablate.stages.common import MODEL, RESULT, STEPS, load_pair, load_policy, within
 from ablate.stages.context import Context, Report
 from ablate.stages.external import model_folder
 from ablate.stages.reward_labels import Pair, comparisons, labelled_prompts
@@ -188,7 +188,6 @@ def _train_implicit(
         return result.steps, None, {}
     result.checkpoints[-1][1].rename(context.out / MODEL)
     del model
-    trained, _ = load_policy(context.out / MODEL, context.run)
-    reference, _ = load_policy(init, context.run)
+    trained, reference, _ = load_pair(context.out / MODEL, init, context.run)
     scorer = ImplicitScorer(trained, reference, tokenizer, objective.beta)
     return result.steps, scorer, {"beta": objective.beta}

@@ -32,7 +32,7 @@ from ablate.rewards.sources import (
     Verified,
 )
 from ablate.rewards.table import Source, TrainingReward
-from ablate.stages.common import LABELS, MODEL, RESULT, load_policy
+from ablate.stages.common import LABELS, MODEL, RESULT, load_pair
 from ablate.stages.context import Context
 from ablate.stages.external import model_folder, plain_classifier
 from ablate.stages.judging import labelled_by, open_planned
@@ -123,8 +123,8 @@ class _Opening:
         if kind == "format":
             return FormatScorer(params["pattern"])
         if kind == "implicit":
-            policy, tokenizer = load_policy(self._model(path), self.run)
-            reference, _ = load_policy(self.inputs["reward_reference"] / MODEL, self.run)
+            start = self.inputs["reward_reference"] / MODEL
+            policy, reference, tokenizer = load_pair(self._model(path), start, self.run)
             beta = read_json(self._model(path).parent / RESULT)["beta"]
             return ImplicitScorer(policy, reference, tokenizer, beta)
         if "content" in params:
