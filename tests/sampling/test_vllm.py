@@ -5,9 +5,11 @@ the request, n responses with the seeds from `seed` on, as vLLM does.
 """
 
 import json
+import socket
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,40 +83,55 @@ def from_engine(n, first=0, engine=None, prompts=PROMPTS):
     return {(r.prompt_id, r.index): r for batch in batches for r in batch}
 
 
+class Server:
+    """A completions server; `alive` requests are answered, at later ones its process is gone."""
+
+    def __init__(self, alive=None):
+        self.seen = []
+        seen = self.seen
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                seen.append((self.path, body))
+                if alive is not None and len(seen) > alive:
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    return
+                status = {0.125: 500, 0.25: 400}.get(body["temperature"], 200)
+                choices = [
+                    {
+                        "prompt_token_ids": body["prompt"][0],
+                        "token_ids": tokens(body["seed"] + i, body["max_tokens"]),
+                        "logprobs": None,
+                    }
+                    for i in range(body["n"])
+                ]
+                text = json.dumps({"choices": choices}).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, *args):
+                pass
+
+        self._listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._listening.serve_forever)
+        self._thread.start()
+        self.address = f"http://127.0.0.1:{self._listening.server_port}"
+
+    def close(self):
+        self._listening.shutdown()
+        self._thread.join()
+        self._listening.server_close()
+
+
 @pytest.fixture
 def server():
     """Address of a completions server, and the requests that it was sent."""
-    seen = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            seen.append((self.path, body))
-            failing = body["temperature"] == 0.125
-            choices = [
-                {
-                    "prompt_token_ids": body["prompt"][0],
-                    "token_ids": tokens(body["seed"] + i, body["max_tokens"]),
-                    "logprobs": None,
-                }
-                for i in range(body["n"])
-            ]
-            text = json.dumps({"choices": choices}).encode()
-            self.send_response(500 if failing else 200)
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        def log_message(self, *args):
-            pass
-
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listening.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{listening.server_port}", seen
-    listening.shutdown()
-    thread.join()
-    listening.server_close()
+    running = Server()
+    yield running.address, running.seen
+    running.close()
 
 
 def client_of(address):
@@ -166,11 +183,66 @@ def test_a_request_holds_all_that_decides_a_draw(server):
     assert {key: body[key] for key in wanted} == wanted
 
 
-def test_a_server_that_fails_in_the_middle_fails_the_draw(server):
-    address, _ = server
-    broken = PLAIN.model_copy(update={"temperature": 0.125})
-    with pytest.raises(Exception, match="Request failed: 500"):
-        from_server(address, 2, sampling=broken)
+@pytest.fixture
+def restarting(monkeypatch):
+    """Makes a backend whose server is another process at every setup, and lists the setups.
+
+    Setting up (NCCL, weights) needs vLLM; what is drawn goes through TRL's real client.
+    """
+    monkeypatch.setattr(vllm, "check_installed", lambda: None)
+    opened = []
+
+    def make(lives, **settings):
+        config = LEVEL.model_copy(update={"mode": "server", "server_url": "http://x:1", **settings})
+        backend = vllm.VLLMBackend(tiny(), TOKENIZER, config)
+        lives = iter(lives)
+
+        def ready():
+            if backend._generation is None:
+                opened.append(Server(next(lives)))
+                backend._generation = SimpleNamespace(vllm_client=client_of(opened[-1].address))
+            return backend._generation
+
+        monkeypatch.setattr(backend, "_ready", ready)
+        return backend, opened
+
+    yield make
+    for running in opened:
+        running.close()
+
+
+def drawn(backend, sampling=PLAIN):
+    whole = backend.draw(PROMPTS, range(6), sampling, 7, None)
+    return {(r.prompt_id, r.index): r for r in whole}
+
+
+def test_a_draw_whose_server_dies_in_the_middle_is_drawn_anew(restarting):
+    backend, opened = restarting([2, 1, None], server_retries=2)
+    assert drawn(backend) == from_engine(6)
+    assert [len(running.seen) for running in opened][2] == len(PROMPTS)
+    assert len(opened) == 3
+    assert drawn(backend) == from_engine(6)
+    assert len(opened) == 3
+
+
+def test_a_server_that_keeps_dying_fails_the_draw_whole(restarting):
+    backend, opened = restarting([2, 1, 0, None], server_retries=2)
+    with pytest.raises(ModelError, match="in the middle of a draw, 3 of 3 times") as told:
+        drawn(backend)
+    assert "http://x:1" in str(told.value)
+    assert len(opened) == 3
+
+
+def test_errors_of_the_server_are_tried_again_and_mistakes_of_ours_are_not(restarting):
+    backend, opened = restarting([None, None], server_retries=1)
+    with pytest.raises(ModelError, match=r"2 of 2 times: Request failed: 500"):
+        drawn(backend, PLAIN.model_copy(update={"temperature": 0.125}))
+    assert len(opened) == 2
+    backend, opened = restarting([None], server_retries=5)
+    before = len(opened)
+    with pytest.raises(ModelError, match="refused a draw: Request failed: 400"):
+        drawn(backend, PLAIN.model_copy(update={"temperature": 0.25}))
+    assert len(opened) == before + 1
 
 
 def test_endings_are_read_as_they_are():

@@ -2,16 +2,19 @@
 
 import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from ablate.models.loading import load_model
-from ablate.models.logps import token_kl
+from ablate.models.logps import response_logps, token_kl
 from ablate.models.tokenizer import encode_prompt, load_tokenizer
+from ablate.rewards.scorers import ImplicitScorer
+from ablate.rewards.table import Answer
 from ablate.stages.complete import Outcome
 from ablate.stages.context import Report
 from ablate.stages.stage import Stage
@@ -86,6 +89,43 @@ def test_without_adapters_a_reference_is_a_second_copy(store: Path) -> None:
     counted = Copies()
     run(store, *ONLINE, display=counted)
     assert (counted.most["policy"], counted.last["evaluation"]) == (2, 2)
+
+
+IMPLICIT = ["reward=implicit", "reward.training.lr=1e-2"]
+
+
+@pytest.mark.parametrize(("settings", "copies"), [(LORA, 1), ([], 2)])
+def test_an_implicit_reward_scores_on_the_same_base_weights(
+    store: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], copies: int
+) -> None:
+    """Scores are beta log(pi/pi_ref) of the merged weights, each a model of its own."""
+    counted, while_scoring = Copies(), list[int]()
+    score = ImplicitScorer.score
+
+    def counting(self: ImplicitScorer, answers: Sequence[Answer]) -> np.ndarray:
+        while_scoring.append(len(set(counted._embeddings())))
+        return score(self, answers)
+
+    monkeypatch.setattr(ImplicitScorer, "score", counting)
+    outcome = run(store, *IMPLICIT, *settings, display=counted)
+    # in the middle of training it is its own reference; held-out labels, then the pool
+    assert counted.most["reward_model"] == 1
+    assert while_scoring[0] == while_scoring[2] == copies
+    stages = {stage["role"]: stage for stage in outcome.record.data["stages"]}
+    folders = {role: store / "stages" / s["name"] / s["id"] for role, s in stages.items()}
+    scores = pd.read_parquet(folders["scores"] / "scores.parquet")
+    pool = pd.read_parquet(folders["pool/train"] / "pool.parquet").merge(scores)
+    models = [folders["reward_model/implicit"] / "model", folders["sft"] / "model"]
+    items = [(r.prompt_ids.tolist(), [r.response_ids.tolist()]) for r in pool.itertuples()]
+    tokenizer = load_tokenizer(str(models[1]))
+    policy, sft = (
+        response_logps(load_model(folder, device="cpu").eval(), tokenizer, items, 4096)
+        for folder in models
+    )
+    beta = json.loads((folders["reward_model/implicit"] / "result.json").read_text())["beta"]
+    wanted = [beta * (a[0] - b[0]) for a, b in zip(policy, sft, strict=True)]
+    assert pool["raw"].tolist() == pytest.approx(wanted, abs=1e-4)
+    assert pool["raw"].std() > 1e-3
 
 
 def test_adapters_of_a_later_round_lie_on_those_before(store: Path) -> None:

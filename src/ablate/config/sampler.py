@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from ablate.config.base import Node
+from ablate.config.base import Node, neutral
 
 
 class TransformersSampler(Node):
@@ -39,6 +39,8 @@ class VLLMSampler(Node):
     server_url: str | None
     #: seconds to wait for the server
     server_timeout: PositiveFloat
+    #: how often a draw is begun anew after its server failed in the middle
+    server_retries: NonNegativeInt = neutral(0)
     gpu_memory_utilization: float = Field(gt=0, le=1)
     tensor_parallel_size: PositiveInt
     #: responses drawn at a time, at most; null: the library's choice

@@ -39,6 +39,10 @@ def check_installed() -> None:
         )
 
 
+class _RequestFailed(Exception):
+    """The server answered with an error of its own: it is going down, or coming up."""
+
+
 class VLLMBackend:
     """Draws with an engine or client that TRL's `VLLMGeneration` sets up and keeps in step."""
 
@@ -65,6 +69,29 @@ class VLLMBackend:
             ModelError: the engine or the server cannot be set up, or a response ended early.
         """
         check_room(self.model, prompts, sampling)
+        tries = 1 + (self.config.server_retries if self.config.mode == "server" else 0)
+        for attempt in range(1, tries + 1):
+            try:
+                return self._whole(prompts, indices, sampling, seed, report)
+            except (OSError, _RequestFailed) as error:
+                # a server that comes back has other weights: it is set up anew
+                self._generation = None
+                if attempt == tries:
+                    raise ModelError(
+                        f"the vLLM server {self.config.server_url} failed in the middle of a draw, "
+                        f"{attempt} of {tries} times: {_reason(error)}. Nothing of it is kept; "
+                        "sampler.server_retries says how often it is tried again"
+                    ) from error
+        raise AssertionError("unreachable")
+
+    def _whole(
+        self,
+        prompts: list[Prompt],
+        indices: range,
+        sampling: Sampling,
+        seed: int,
+        report: Report | None,
+    ) -> list[SampledResponse]:
         stops = stop_token_ids(self.tokenizer)
         generation = self._ready()
         if self.config.mode == "colocate":
@@ -215,13 +242,21 @@ def _from_server(
 
     def ask(prompt: Prompt) -> list[SampledResponse]:
         name, ids = prompt
-        answer = generate(
-            prompts=[ids],
-            n=len(indices),
-            logprobs=None,
-            generation_kwargs={**further, "seed": prompt_seed(seed, name) + indices.start},
-            **{key: common[key] for key in named},
-        )
+        try:
+            answer = generate(
+                prompts=[ids],
+                n=len(indices),
+                logprobs=None,
+                generation_kwargs={**further, "seed": prompt_seed(seed, name) + indices.start},
+                **{key: common[key] for key in named},
+            )
+        except Exception as error:
+            # TRL's client tells every status but 200 by a bare Exception
+            if type(error) is not Exception:
+                raise
+            if str(error).startswith("Request failed: 5"):
+                raise _RequestFailed(str(error)) from error
+            raise ModelError(f"the vLLM server refused a draw: {_reason(error)}") from error
         return [
             parse(name, index, tokens, stops, sampling.max_new_tokens)
             for index, tokens in zip(indices, answer["completion_ids"], strict=True)
@@ -251,8 +286,12 @@ def _same_environment() -> Iterator[None]:
                 os.environ.pop(name, None)
 
 
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
 def _unavailable(config: VLLMSampler, error: Exception) -> str:
-    reason = (str(error).strip() or repr(error)).splitlines()[0]
+    reason = _reason(error)
     if config.mode == "server":
         return (
             f"the vLLM server {config.server_url} cannot be used: {reason}\nStart it with "
