@@ -71,6 +71,16 @@ def test_the_quick_composition_of_sweeps_equals_one_by_one() -> None:
     assert expanded(*words) == one_by_one
 
 
+@pytest.mark.parametrize(
+    "words", [["seed=3,4", "training.lr=1e-3"], ["training.lr=1e-3", "seed=3,4"],
+              ["seed=3,4", "training.max_steps=${seed.value}"]],
+)  # fmt: skip
+def test_seeds_are_put_in_wherever_they_stand(words: list[str]) -> None:
+    one_by_one = [compose([w.replace("3,4", seed) for w in words]) for seed in ("3", "4")]
+    assert expanded(*words) == one_by_one
+    assert one_by_one[0].training != one_by_one[1].training or "max_steps" not in words[1]
+
+
 def test_levels_follow_settings_of_other_factors() -> None:
     run = compose(["base_model=tiny", "base_model.preference_lr=0.007"])
     assert run.training.lr == 0.007

@@ -245,12 +245,14 @@ class _Composer:
         choices = tuple(word for word in arm if not _is_setting(word))
         settings = [word for word in arm if _is_setting(word)]
         tree = self._tree(choices)
-        last = settings[-1] if settings else ""
-        if not last.startswith(_SEED) or b"${seed" in tree or not last[len(_SEED) :].isdigit():
+        seeds = [word for word in settings if word.startswith(_SEED)]
+        rest = tuple(word for word in settings if not word.startswith(_SEED))
+        followed = b"${seed" in tree or any("$" in word for word in rest)
+        if len(seeds) != 1 or not seeds[0][len(_SEED) :].isdigit() or followed:
             return self._freeze(choices, tuple(settings))
         # nothing else in the configuration follows the seed
-        run = self._freeze(choices, tuple(settings[:-1]))
-        seed = Seed.model_validate({**run.seed.model_dump(), "value": int(last[len(_SEED) :])})
+        run = self._freeze(choices, rest)
+        seed = Seed.model_validate({**run.seed.model_dump(), "value": int(seeds[0][len(_SEED) :])})
         return run.model_copy(update={"seed": seed})
 
     def _tree(self, choices: tuple[str, ...]) -> bytes:
