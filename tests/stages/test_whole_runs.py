@@ -12,6 +12,7 @@ from ablate.config.compose import compose
 from ablate.errors import DataError, ModelError
 from ablate.models.loading import weights_digest
 from ablate.results import load, load_eval, load_train
+from ablate.stages import evaluation
 from ablate.stages.complete import Outcome, complete
 from ablate.stages.graph import plan
 from ablate.stages.preflight import check_data
@@ -199,6 +200,28 @@ def test_the_best_checkpoint_on_valid_is_evaluated(store: Path) -> None:
     assert list(curve) == [1, 2, 3]
     assert curve[data["policy"]["step"]] == max(curve.values())
     assert data["metrics"]["reward"]["valid"]["mean"] == pytest.approx(max(curve.values()))
+
+
+def test_answers_of_the_choice_are_not_drawn_again(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What evaluation took from the choice is what the chosen checkpoint answers."""
+    words = ["training.select_checkpoint=valid", "training.checkpoint_every=1"]
+    outcome = run(store, *words)
+    data = outcome.record.data
+    stages = {s["role"]: s for s in data["stages"]}
+    sizes = data["config"]["evaluation"]
+    drawn = stages["evaluation"]["result"]["generated"]["responses"]
+    assert drawn == sizes["num_test"] + sizes["num_ood"]
+    answers = pd.read_parquet(outcome.record.path / "eval.parquet")
+    # as after a choice of an earlier version, which kept no answers
+    monkeypatch.setattr(evaluation, "known_answers", lambda _: pd.DataFrame({"split": []}))
+    again = run(store, *words, "force=true")
+    drawn = next(s for s in again.record.data["stages"] if s["role"] == "evaluation")
+    whole_size = sizes["num_valid"] + sizes["num_test"] + sizes["num_ood"]
+    assert drawn["result"]["generated"]["responses"] == whole_size
+    whole = pd.read_parquet(again.record.path / "eval.parquet")
+    pd.testing.assert_frame_equal(answers, whole, rtol=1e-5, atol=1e-5)
 
 
 def test_a_model_from_a_folder_is_taken_as_it_is(store: Path, first: Outcome) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 from ablate.errors import DataError
 from ablate.metrics.summary import LEVEL, Estimate
@@ -65,7 +65,7 @@ def length_controlled(
     by_prompt = np.bincount(index, weights=moved)
     n = len(names)
     se = float(np.sqrt((by_prompt**2).sum() * n / (n - 1)))
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1)) * se
+    half = float(special.stdtrit(n - 1, 0.5 + LEVEL / 2)) * se
     return Estimate(estimate, se, max(0.0, estimate - half), min(1.0, estimate + half), n)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 LEVEL = 0.95
 
@@ -46,7 +46,7 @@ def mean_over_prompts(values: NDArray[Any], prompts: NDArray[Any]) -> Estimate:
     if n < 2:
         return Estimate(mean, 0.0, mean, mean, n)
     se = float(means.std(ddof=1) / np.sqrt(n))
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1)) * se
+    half = float(special.stdtrit(n - 1, 0.5 + LEVEL / 2)) * se
     return Estimate(mean, se, mean - half, mean + half, n)
 
 

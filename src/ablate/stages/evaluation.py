@@ -46,6 +46,16 @@ from ablate.store.tables import read_table, write_table
 EVAL = "eval.parquet"
 PAIRS = "pairs.parquet"
 KEYS = ["split", "prompt_id", "sample"]
+#: parameters of a stage that answers held-out prompts which decide the answers and their scores
+ANSWERING = (
+    "splits",
+    "samples_per_prompt",
+    "sampling",
+    "seed",
+    "judge",
+    "sampler",
+    "lengths",
+)
 #: columns kept in the record; token ids stay in the stage
 KEPT = [
     "split",
@@ -78,8 +88,11 @@ def run(context: Context) -> None:
     step = chosen_step(context)
     folder = context.inputs["policy"] / f"step-{step}"
     model, tokenizer = load_policy(folder, context.run)
-    answers, tally = held_out_answers(context, model, tokenizer, within(context.report, 0.0, 0.7))
-    generated = counted(answers["response_ids"], model)
+    known = known_answers(context)
+    answers, tally = held_out_answers(
+        context, model, tokenizer, within(context.report, 0.0, 0.7), known
+    )
+    generated = counted(answers["response_ids"].iloc[len(known) :], model)
     if adapts_reference(context.run, folder):
         # one copy of the base weights for both; the merged ones, which answered, are given back
         del model
@@ -149,15 +162,46 @@ def chosen_step(context: Context) -> int:
     return int(read_json(context.inputs["policy"] / RESULT)["last"])
 
 
+def asked(params: dict[str, Any]) -> dict[str, Any]:
+    """Of the parameters of a stage that answers: what decides the answers and their scores."""
+    return {key: value for key, value in params.items() if key in ANSWERING}
+
+
+def known_answers(context: Context) -> pd.DataFrame:
+    """The chosen checkpoint's answers to the valid prompts, where the choice asked just the same.
+
+    Without rows where nothing was chosen, or by an ablate that kept no answers.
+    """
+    folder = context.inputs.get("select")
+    if folder is not None and (folder / ANSWERS).is_file():
+        before = read_json(folder / RESULT)["asked"]
+        splits = dict(list(context.params["splits"].items())[:1])
+        if before == asked({**context.params, "splits": splits}):
+            return read_table(folder / ANSWERS)
+    return pd.DataFrame({"split": []})
+
+
 def held_out_answers(
-    context: Context, model: Any, tokenizer: Any, report: Report
+    context: Context,
+    model: Any,
+    tokenizer: Any,
+    report: Report,
+    known: pd.DataFrame | None = None,
 ) -> tuple[pd.DataFrame, Tally]:
-    """Answers of a model to the stage's splits, judged, and what the judging took."""
+    """Answers of a model to the stage's splits, judged, and what the judging took.
+
+    Args:
+        known: judged answers to the first splits, which are not asked for again.
+    """
     params = context.params
     dataset = open_dataset(context.run.dataset)
     judge = judge_of(context, dataset, list(params["splits"]))
     sampling = Sampling.model_validate(params["sampling"])
-    prompts = held_out_prompts(dataset, params["splits"])
+    done = set() if known is None else set(known["split"])
+    splits = {name: entry for name, entry in params["splits"].items() if name not in done}
+    if known is not None and not splits:
+        return known, judge.tally
+    prompts = held_out_prompts(dataset, splits)
     answers = answer_prompts(
         model,
         tokenizer,
@@ -170,6 +214,8 @@ def held_out_answers(
         opponents=opponents(context),
         report=report,
     )
+    if done:
+        answers = pd.concat([known, answers], ignore_index=True)
     return answers, judge.tally
 
 

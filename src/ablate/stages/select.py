@@ -4,17 +4,19 @@ from ablate.config.dataset import Sampling
 from ablate.datasets import open_dataset
 from ablate.evaluation.answers import answer_prompts, fitting, held_out_prompts
 from ablate.sampling.responses import Count
-from ablate.stages.common import RESULT, drawn_from, load_policy, open_fitter, within
+from ablate.stages.common import ANSWERS, RESULT, drawn_from, load_policy, open_fitter, within
 from ablate.stages.context import Context
-from ablate.stages.evaluation import opponents, training_reward
+from ablate.stages.evaluation import asked, opponents, training_reward
 from ablate.stages.judging import judge_of
 from ablate.store.files import read_json, write_json
+from ablate.store.tables import write_table
 
 
 def run(context: Context) -> None:
-    """Writes result.json: the chosen step and the mean reward of every checkpoint.
+    """Writes answers.parquet and result.json: the chosen step, the mean reward of every checkpoint.
 
-    The reward is the judge's, or the training reward where `params` describe one.
+    The reward is the judge's, or the training reward where `params` describe one. The answers are
+    those of the chosen checkpoint: the evaluation, which asks the same of it, reads them.
 
     Ties go to the earlier checkpoint, which has moved less from the reference.
     """
@@ -26,6 +28,7 @@ def run(context: Context) -> None:
     steps = read_json(context.inputs["policy"] / RESULT)["checkpoints"]
     sampling = Sampling.model_validate(params["sampling"])
     curve: dict[int, float] = {}
+    best: int | None = None
     generated = Count()
     for number, step in enumerate(steps):
         model, tokenizer = load_policy(context.inputs["policy"] / f"step-{step}", context.run)
@@ -47,12 +50,15 @@ def run(context: Context) -> None:
             values = training_reward(context, answers, list(params["splits"]))
             assert values is not None
         curve[step] = float(values.mean())
-    best = max(steps, key=lambda step: (curve[step], -step))
+        if best is None or curve[step] > curve[best]:
+            best, kept = step, answers
+    write_table(kept, context.out / ANSWERS)
     write_json(
         context.out / RESULT,
         {
             "step": best,
             "by": "training_reward" if "reward" in params else "judge",
+            "asked": asked(params),
             "valid_reward": {str(step): value for step, value in curve.items()},
             "generated": drawn_from(model, generated),
             "judging": judge.tally.plain(),

@@ -1,7 +1,7 @@
 """Records of runs: published once by rename, listed and found without reading any table."""
 
 import contextlib
-import re
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ from ablate.store.secrets import scrub
 
 #: raised when the meaning of a field of record.json changes
 SCHEMA = 2
+#: how the line of a record begins that tells how its run ended
+_STATUS = '\n "status": "'
 
 
 @dataclass(frozen=True)
@@ -194,8 +196,8 @@ def status(layout: Layout, identity: str) -> str | None:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             continue
-        found = re.search(r'^ "status": "(\w+)"', text, re.M)
-        return found.group(1) if found else str(files.read_json(path)["status"])
+        _, found, rest = text.rpartition(_STATUS)
+        return rest.partition('"')[0] if found else str(files.read_json(path)["status"])
     return None
 
 
@@ -209,6 +211,8 @@ def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _revisions(folder: Path) -> list[int]:
-    if not folder.is_dir():
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
         return []
-    return sorted(int(child.name) for child in folder.iterdir() if child.name.isdigit())
+    return sorted(int(name) for name in names if name.isdigit())
