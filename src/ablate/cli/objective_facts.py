@@ -111,7 +111,8 @@ def facts(name: str, search: Sequence[str] = ()) -> Facts:
     base = read_level(GROUP, BASE, search)
     config = objective_config(values)
     defaults = {
-        field: values[field]
+        # levels that are mixed in have pages of their own
+        field: list(values[field]) if field == "mix" else values[field]
         for field in ObjectiveConfig.model_fields
         if field in values
         and field not in WORDS
