@@ -3,18 +3,21 @@
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rollouts import make_rollout, rewarded, token_reward
 
 from ablate import preemption
-from ablate.config.model import Lora
-from ablate.models.loading import weights_digest
+from ablate.config.model import SFT, Lora
+from ablate.models.loading import save_model, weights_digest
 from ablate.objectives import make_objective
 from ablate.training import resume
 from ablate.training.online import FreshGroups
 from ablate.training.policy import train_policy
+from ablate.training.reward_model import Comparison, train_reward_model
+from ablate.training.sft import train_sft
 from ablate.training.watch import Curve
 
 STEPS = 6
@@ -121,6 +124,70 @@ def same(left, right):
 def test_interrupted_and_not_are_the_same_bit_for_bit(name, changes, train):
     """Stops after an odd step, between two checkpoints and in the middle of a refresh."""
     same(train(name, **changes), train(name, stops=(1, 4), **changes))
+
+
+def interrupted(train, tmp_path, stops):
+    """What `train` gives when a signal arrives in these steps, taken up each time."""
+    for stop in (*stops, None):
+        preemption.listen(signal.SIGUSR2)
+
+        def report(step, total, metrics, stop=stop):
+            if step == stop:
+                os.kill(os.getpid(), signal.SIGUSR2)
+
+        if stop is None:
+            return train(report=report, partial=tmp_path / "partial")
+        with pytest.raises(preemption.Preempted, match=f"step {stop} of {STEPS}"):
+            train(report=report, partial=tmp_path / "partial")
+    raise AssertionError
+
+
+def equal(left, right):
+    (one, first), (other, second) = left, right
+    assert weights_digest(one) == weights_digest(other)
+    assert first.drop(columns="seconds").equals(second.drop(columns="seconds"))
+    assert len(first) == STEPS
+    assert second["seconds"].is_monotonic_increasing
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"micro_batch_size": 2}, {"lora": Lora(r=2, alpha=4.0, target_modules="all-linear")}],
+    ids=["plain", "micro-batches", "lora"],
+)
+def test_interrupted_fine_tuning_is_the_same_bit_for_bit(settings, make_model, tokenizer, tmp_path):
+    examples = [([1, 5 + n % 8, 3], [5 + n % 8] * (1 + n % 3) + [2]) for n in range(10)]
+    sft = SFT(steps=STEPS, batch_size=4, lr=1e-2, warmup_steps=3, weight_decay=0.1)
+
+    def train(**more):
+        model = make_model()
+        steps = train_sft(
+            model, tokenizer, examples, sft, seed=1, work_dir=tmp_path / "work", **settings, **more
+        )
+        return model, steps
+
+    equal(train(), interrupted(train, tmp_path, (1, 4)))
+
+
+@pytest.mark.parametrize(
+    ("loss", "more"),
+    [("bradley_terry", {}), ("bradley_terry", {"micro_batch_size": 2}),
+     ("preference", {"outputs": 4, "tau": 0.5})],
+)  # fmt: skip
+def test_an_interrupted_reward_model_is_the_same_bit_for_bit(
+    loss, more, make_model, tokenizer, tmp_path
+):
+    save_model(make_model(), tokenizer, tmp_path / "sft")
+    pairs = [Comparison([1, 5 + n % 8, 3], [5, 6 + n % 3, 2], [7 + n % 5, 2]) for n in range(8)]
+    settings = SimpleNamespace(loss=loss, lr=1e-2, batch_size=4, epochs=STEPS / 2)
+
+    def train(**watching):
+        return train_reward_model(
+            tmp_path / "sft", tokenizer, pairs, settings, seed=1, work_dir=tmp_path / "work",
+            device="cpu", **more, **watching,
+        )  # fmt: skip
+
+    equal(train(), interrupted(train, tmp_path, (1, 4)))
 
 
 def test_a_half_written_training_is_never_picked(train, tmp_path):

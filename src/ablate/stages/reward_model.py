@@ -119,6 +119,7 @@ def _train_classifier(
         device=device,
         outputs=dim,
         tau=settings.tau if isinstance(settings, PreferenceTraining) else None,
+        partial=context.partial,
     )
     folder = context.out / MODEL
     if not context.leads:
@@ -178,6 +179,7 @@ def _train_implicit(
         seed=context.params["seed"],
         work_dir=context.out / "work",
         report=report,
+        partial=context.partial,
     )
     if result.divergence is not None:
         raise ConfigError(

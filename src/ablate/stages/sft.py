@@ -58,6 +58,7 @@ def run(context: Context) -> None:
             lora=base.lora,
             micro_batch_size=base.micro_batch_size,
             gradient_checkpointing=base.gradient_checkpointing,
+            partial=context.partial,
         )
         if not context.leads:
             return

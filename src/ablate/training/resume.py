@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from ablate import preemption
 from ablate.store import crash
+from ablate.training.table import StepTable
 
 #: our own part of a saved training: written last, so that a folder with it is complete
 STATE = "ablate.json"
@@ -87,6 +88,18 @@ class Pause(TrainerCallback):
         together()
 
 
+class LoggedPause(Pause):
+    """The same after a step's log: for trainers whose rows of metrics come with it."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        return
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        # the last log of a training is a summary without a loss
+        if logs and "loss" in logs:
+            super().on_step_end(args, state, control)
+
+
 class Saved:
     """A training that was saved whole."""
 
@@ -120,3 +133,20 @@ def find(folder: Path | None) -> Saved | None:
             continue
         return Saved(path)
     return None
+
+
+def train_resumably(trainer: Any, table: StepTable, partial: Path | None) -> None:
+    """Trains from the start or from where it was interrupted; a wish to end saves it in `partial`.
+
+    Args:
+        trainer: fills `table`, and tells and takes its `own_state`.
+    """
+    pause = LoggedPause(partial, lambda: table.state() | trainer.own_state())
+    pause.trainer = trainer
+    trainer.add_callback(pause)
+    saved = find(partial)
+    if saved is not None:
+        table.load(saved.state())
+        trainer.load_own_state(saved.state())
+    with preemption.saving():
+        trainer.train(resume_from_checkpoint=None if saved is None else saved.trainer)

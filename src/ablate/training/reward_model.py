@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ablate.errors import ConfigError, DataError
 from ablate.models.loading import check_lengths, context_length, resolve_device, resolve_dtype
 from ablate.training.groups import presentation_order
+from ablate.training.resume import train_resumably
 from ablate.training.table import Report, StepTable
 from ablate.trl_compat.arguments import (
     Optimisation,
@@ -73,6 +74,7 @@ def train_reward_model(
     tau: float | None = None,
     micro_batch_size: int | None = None,
     gradient_checkpointing: bool = False,
+    partial: Path | None = None,
 ) -> tuple[PreTrainedModel, pd.DataFrame]:
     """Train a sequence classifier, started from a causal model's weights.
 
@@ -85,6 +87,7 @@ def train_reward_model(
 
     Args:
         micro_batch_size: examples per forward pass and process at most; None: all of a step.
+        partial: where the training is saved when the process is asked to end, and taken up again.
 
     Returns:
         the model (in evaluation mode) and one row per step.
@@ -151,7 +154,7 @@ def train_reward_model(
             preference_tau=tau,
         )
         try:
-            trainer.train()
+            train_resumably(trainer, table, partial)
         finally:
             trainer.release()
     return model.to(kept_dtype), table.frame()

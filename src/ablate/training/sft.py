@@ -16,6 +16,7 @@ from ablate.models.loading import check_lengths, context_length
 from ablate.models.logps import pad_rows
 from ablate.training.groups import presentation_order
 from ablate.training.lora import lora_config, merge
+from ablate.training.resume import train_resumably
 from ablate.training.table import Report, StepTable
 from ablate.trl_compat.arguments import Optimisation, common_arguments, fitting_micro_batch
 from ablate.trl_compat.quiet import quiet
@@ -36,6 +37,7 @@ def train_sft(
     lora: Lora | None = None,
     micro_batch_size: int | None = None,
     gradient_checkpointing: bool = False,
+    partial: Path | None = None,
 ) -> pd.DataFrame:
     """Train `model` in place for `sft.steps` optimizer steps; AdamW, constant rate after warm-up.
 
@@ -45,6 +47,7 @@ def train_sft(
 
     Args:
         micro_batch_size: examples per forward pass and process at most; None: all of a step.
+        partial: where the training is saved when the process is asked to end, and taken up again.
 
     Returns:
         one row per step: step, loss (nats per token), grad_norm, lr, token_accuracy, seconds …
@@ -112,7 +115,7 @@ def train_sft(
             peft_config=None if lora is None else lora_config(lora),
         )
         try:
-            trainer.train()
+            train_resumably(trainer, table, partial)
         finally:
             trainer.release()
     if lora is not None:

@@ -21,7 +21,8 @@ class StepTable(TrainerCallback):
         self._started = time.perf_counter()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._started = time.perf_counter()
+        spent = self.rows[-1]["seconds"] if self.rows else 0.0
+        self._started = time.perf_counter() - spent
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         # the last log of a training run is a summary without a loss
@@ -35,6 +36,14 @@ class StepTable(TrainerCallback):
         self.rows.append(row)
         if self.report is not None:
             self.report(state.global_step, state.max_steps, row)
+
+    def state(self) -> dict[str, Any]:
+        """Plain data: the rows so far."""
+        return {"rows": self.rows}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Takes up what `state` gave."""
+        self.rows = list(state["rows"])
 
     def frame(self) -> pd.DataFrame:
         """One row per step."""

@@ -23,6 +23,14 @@ class PositionsTrainer(QuietTrainer):
         """Not counted: transformers walks over all parameters for it at every micro-batch."""
         return 0
 
+    def own_state(self) -> dict[str, Any]:
+        """Plain data that continues this training beside what transformers saves: TRL's counter."""
+        return {"tokens": getattr(self, "_total_train_tokens", 0)}
+
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        """Takes up what `own_state` gave."""
+        self._total_train_tokens = state["tokens"]
+
     def release(self) -> None:
         """Give the model back as it came: no autocast wrapper, no fused head, gradients freed."""
         trainer: Any = self

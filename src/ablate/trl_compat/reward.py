@@ -109,6 +109,17 @@ class TokenRewardTrainer(PositionsTrainer, RewardTrainer):
         loss: torch.Tensor = (losses * weights).sum() / self._examples
         return loss * self.accelerator.num_processes
 
+    def own_state(self) -> dict[str, Any]:
+        """With the tokens that each process has seen."""
+        from accelerate.utils import gather_object
+
+        return {**super().own_state(), "seen": gather_object([self._tokens_seen])}
+
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        super().load_own_state(state)
+        place = self.accelerator.process_index
+        self._tokens_seen = state["seen"][place] if place < len(state["seen"]) else 0
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the metrics of a step in micro-batches or on several processes, of all examples."""
         from accelerate.utils import gather_object
