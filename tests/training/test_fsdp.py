@@ -22,11 +22,12 @@ from ablate.stages.compute import SHARDING
 from ablate.training.policy import train_policy
 
 LORA = {"r": 2, "alpha": 4.0, "target_modules": "all-linear"}
-#: name of the run: objective, adapters, tied embeddings
+#: name of the run: objective, adapters, tied embeddings, settings of training
 RUNS = {
-    "full": ("rpo_bwd", None, True),
-    "adapters": ("rpo_bwd", LORA, False),
-    "coupled": ("bco", None, False),
+    "full": ("rpo_bwd", None, True, {"micro_batch_size": 2}),
+    "adapters": ("rpo_bwd", LORA, False, {"micro_batch_size": 2}),
+    "coupled": ("bco", None, False, {"micro_batch_size": 2}),
+    "uneven": ("rpo_bwd", None, True, {"tokens_per_device": 24}),
 }
 
 WORKER = """
@@ -60,7 +61,7 @@ from ablate.training.groups import Group
 
 folder = Path(sys.argv[1])
 plan = json.loads((folder / "plan.json").read_text())
-trainers = []
+trainers, passes = [], []
 
 
 class Kept(policy.RPOTrainer):
@@ -68,9 +69,15 @@ class Kept(policy.RPOTrainer):
         super().__init__(*args, **kwargs)
         trainers.append(self)
 
+    def _agreed(self, parts):
+        agreed = super()._agreed(parts)
+        passes.append([len(parts), len(agreed)])
+        return agreed
+
 
 policy.RPOTrainer = Kept
-for name, (objective, lora, tied) in plan["runs"].items():
+for name, (objective, lora, tied, settings) in plan["runs"].items():
+    passes.clear()
     start = folder / ("tied" if tied else "untied")
     shards = {}
 
@@ -81,12 +88,13 @@ for name, (objective, lora, tied) in plan["runs"].items():
 
     result = policy.train_policy(
         load_model(start), load_tokenizer(str(start)), [Group(**g) for g in plan["groups"]],
-        make_objective(objective), TrainingConfig(**plan["training"]), seed=0,
+        make_objective(objective), TrainingConfig(**plan["training"] | settings), seed=0,
         work_dir=folder / name, lora=None if lora is None else Lora(**lora), report=look,
     )
     assert trainers[-1].ref_model is None  # TRL would load one
     rank = torch.distributed.get_rank()
     (folder / f"{name}-{rank}.json").write_text(json.dumps(shards))
+    (folder / f"{name}-{rank}-passes.json").write_text(json.dumps(passes))
     if rank == 0:
         result.steps.to_json(folder / f"{name}.json")
 """
@@ -114,7 +122,7 @@ def start(make_model):
 @pytest.fixture
 def sharded(folder, start, make_groups, make_training, tokenizer):
     """The folder of what two processes trained, once for all tests, and the groups."""
-    groups, training = make_groups(13), make_training(batch_size=8, lr=1e-4, micro_batch_size=2)
+    groups, training = make_groups(13), make_training(batch_size=8, lr=1e-4)
     if (folder / "plan.json").exists():
         return folder, groups
     save_model(start(True), tokenizer, folder / "tied")
@@ -142,7 +150,7 @@ def test_sharded_training_takes_the_path_of_one(
     sharded, start, make_training, tokenizer, tmp_path, name
 ):
     folder, groups = sharded
-    objective, lora, tied = RUNS[name]
+    objective, lora, tied, _ = RUNS[name]
     alone = train_policy(
         start(tied), tokenizer, groups, make_objective(objective),
         make_training(batch_size=8, lr=1e-4), seed=0, work_dir=tmp_path,
@@ -162,3 +170,14 @@ def test_sharded_training_takes_the_path_of_one(
     load_model(two, device="cpu")
     files = [sorted(p.name for p in Path(path).rglob("*")) for path in (one, two)]
     assert files[0] == files[1]
+
+
+def test_every_process_makes_as_many_passes_as_the_one_with_the_longest_rows(sharded):
+    """Else the gathering of shards would wait for ever."""
+    folder, _ = sharded
+    first, second = (
+        json.loads((folder / f"uneven-{rank}-passes.json").read_text()) for rank in range(2)
+    )
+    assert any(one[0] != other[0] for one, other in zip(first, second, strict=True))
+    for one, other in zip(first, second, strict=True):
+        assert one[1] == other[1] == max(one[0], other[0])
