@@ -12,18 +12,19 @@
 # # Online or offline?
 #
 # Responses from the SFT policy once, from the policy every few steps, or at every step; the judge
-# itself is the reward. A star is a difference after Holm's correction over the table; no sign means *cannot tell*, and the
+# itself is the reward. The shipped study has the offline and the online arms of `paper`;
+# `ablate +sweep=online_offline -m` has every few steps too. A star is a difference after Holm's correction over the table; no sign means *cannot tell*, and the
 # power note says what could. [docs/tables.md](../docs/tables.md) explains every sign.
 
 # %% tags=["parameters"]
 results_dir = "results/reference"  # or a store of your own
-sweep = "online_offline"
+sweep = "paper"  # or online_offline
 
 # %%
 from ablate.analysis import plots
 from ablate.analysis.notebook import draw, open_study, show
 
-view = open_study(results_dir, sweep, ["reward=gold"])
+view = open_study(results_dir, sweep, ["reward=gold", "num_responses=4"])
 view
 
 # %%

@@ -6,7 +6,7 @@ from ablate.analysis.table import AblationTable
 from ablate.metrics import describe
 
 #: names that a table's heading may shorten
-SHORT = {"num_responses": "K"}
+SHORT = {"num_responses": "K", "training.select_checkpoint": "checkpoint"}
 #: factors whose levels need no name before them
 SPEAKING = ("objective", "reward", "base_model", "dataset", "collection")
 

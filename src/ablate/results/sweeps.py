@@ -212,30 +212,53 @@ def _awaited(found: FrozenSweep) -> list[dict[str, Any]]:
 def _choices(found: FrozenSweep) -> list[str]:
     """Optima at the edge of what was tried, and contests that lacked trials."""
     notes = []
-    for contest in found.contests:
-        if contest.choice is None:
+    names = _arms(found)
+    for contest, name in zip(found.contests, names, strict=True):
+        choice = contest.choice
+        if choice is None:
             continue
-        name = _arm(found, contest)
-        for setting, end in contest.choice.edges.items():
-            word = "smallest" if end == "low" else "largest"
+        tried = len(contest.trials)
+        edges = [
+            f"{setting}={choice.settings[setting]:g} "
+            f"({'smallest' if end == 'low' else 'largest'} of {tried})"
+            for setting, end in choice.edges.items()
+        ]
+        if edges:
             notes.append(
-                f"{name}: the chosen {setting}={contest.choice.settings[setting]:g} is the {word} "
-                f"of {len(contest.trials)} tried; the optimum may lie beyond its range"
+                f"{name}: chosen at the edge of what was tried: {', '.join(edges)}; the optimum "
+                "may lie beyond"
             )
-        lacking = sum(value is None for value in contest.choice.values)
+        lacking = sum(value is None for value in choice.values)
         if lacking:
             notes.append(
-                f"{name}: chosen among {len(contest.trials) - lacking} of {len(contest.trials)} "
+                f"{name}: chosen among {tried - lacking} of {tried} "
                 "trials, because the others have no record (`ablate retry`)"
             )
     return notes
 
 
-def _arm(found: FrozenSweep, contest: Contest) -> str:
-    """What the runs of a contest have in common, for people."""
-    name = re.sub(r" seed=\d+$", "", found.names[contest.runs[0]])
-    told = {value for label in contest.labels for value in label.values()}
-    return f"{name} ({', '.join(sorted(told))})" if told else name
+def _arms(found: FrozenSweep) -> list[str]:
+    """What the runs of each contest have in common, for people; no two are called the same."""
+    names = []
+    for contest in found.contests:
+        name = re.sub(r" seed=\d+$", "", found.names[contest.runs[0]])
+        told = {value for label in contest.labels for value in label.values()}
+        names.append(f"{name} ({', '.join(sorted(told))})" if told else name)
+    if len(set(names)) == len(names):
+        return names
+    configs = [settings(files.read_json(found.frozen(c.runs[0]))) for c in found.contests]
+    drawn = {f"config.{name}" for c in found.contests if c.choice for name in c.choice.settings}
+    for name in {name for name in names if names.count(name) > 1}:
+        same = [place for place, other in enumerate(names) if other == name]
+        differing = [
+            key
+            for key in configs[same[0]]
+            if key not in drawn and len({str(configs[place].get(key)) for place in same}) > 1
+        ]
+        for place in same:
+            words = (f"{k.removeprefix('config.')}={configs[place].get(k)}" for k in differing)
+            names[place] = " ".join([name, *words])
+    return names
 
 
 def _lacking(layout: Layout, asked: dict[str, FrozenSweep], runs: Runs) -> list[dict[str, Any]]:
