@@ -13,7 +13,7 @@ from ablate.results.load import Damaged, Runs, read_runs
 from ablate.results.rows import settings
 from ablate.store import files
 from ablate.store.layout import Layout
-from ablate.store.sweeps import CONTENT, Contest, FrozenSweep, read_sweep, sweeps
+from ablate.store.sweeps import CONTENT, FrozenSweep, read_sweep, sweeps
 
 #: column of runs of tuned sweeps, and its values
 PHASE, TUNE, REPORT = "phase", "tune", "report"
