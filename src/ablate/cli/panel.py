@@ -84,6 +84,8 @@ def metrics_table(record: Record) -> Table:
         for split in splits:
             estimate = metrics[metric][split]
             half = (estimate["high"] - estimate["low"]) / 2
-            cells.append(form.format(mean=factor * estimate["mean"], half=factor * half))
+            # one prompt has no interval, not one of no width
+            shown = form if estimate["n"] > 1 else form.partition(" ±")[0]
+            cells.append(shown.format(mean=factor * estimate["mean"], half=factor * half))
         table.add_row(title, *cells)
     return table
