@@ -60,6 +60,26 @@ def test_a_compacted_store_loads_as_before(root: Path) -> None:
     assert load(root)["config.objective.betas"].tolist()[0] == [0.1, 0.2]
 
 
+def test_a_small_copy_holds_every_record_and_the_answers_of_some(
+    root: Path, tmp_path: Path
+) -> None:
+    frame, table = load(root), load_eval(root)
+    first, second = frame["id"][:2]
+    target = Layout(tmp_path / "small")
+    done = compact(Layout(root), TABLES, target=target, whole={first}, single=True)
+    assert done.runs == 3
+    same(frame.drop(columns="path"), load(target.root).drop(columns="path"))
+    kept = load_eval(target.root)
+    assert set(kept["id"]) == {first}
+    mine = table[table["id"] == first].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, mine, check_dtype=False, rtol=1e-6)
+    assert kept["judge_score"].dtype == np.float32
+    # compacted again from the copy, with fewer still
+    compact(target, TABLES, target=Layout(tmp_path / "none"), whole={second})
+    assert len(load_eval(tmp_path / "none")) == 0
+    assert len(load(tmp_path / "none")) == 3
+
+
 def test_what_changed_after_compacting_is_read_from_the_store(root: Path) -> None:
     compact(Layout(root), TABLES)
     first = load(root).iloc[0]

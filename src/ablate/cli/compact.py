@@ -32,19 +32,26 @@ def main(argv: Sequence[str]) -> int:
         "--without", nargs="+", default=[], metavar="TABLE", choices=[t[:-8] for t in TABLES],
         help="tables to leave out of the copy: eval, pairs, train, curve",
     )  # fmt: skip
+    flags.add_argument(
+        "--small", action="store_true",
+        help="single precision, and of tuned sweeps the tables of the runs that report",
+    )  # fmt: skip
     args = flags.parse_args(words)
-    if args.to is None and (args.sweep or args.without):
-        raise ConfigError("--sweep and --without need --to: a store is compacted whole")
+    if args.to is None and (args.sweep or args.without or args.small):
+        raise ConfigError("--sweep, --without, --small need --to: a store is compacted whole")
     tables = [name for name in TABLES if name[:-8] not in args.without]
-    target, ids = None, None
+    target, ids, whole = None, None, None
     if args.to is not None:
         target = Layout(args.to.expanduser())
         if target.root.resolve() == layout.root.resolve():
             raise ConfigError(f"--to {args.to} is the store itself; leave --to out to compact it")
         if args.sweep:
-            frames = [load_study(layout.root, name).frame for name in args.sweep]
-            ids = [str(i) for frame in frames if len(frame) for i in frame["id"]]
-    done = compact(layout, tables, target=target, ids=ids)
+            studies = [load_study(layout.root, name) for name in args.sweep]
+            ids = [str(i) for study in studies if len(study.frame) for i in study.frame["id"]]
+            if args.small:
+                made = [study.reported for study in studies]
+                whole = {str(i) for frame in made if len(frame) for i in frame["id"]}
+    done = compact(layout, tables, target=target, ids=ids, whole=whole, single=args.small)
     if target is not None:
         copy_sweeps(layout, target, args.sweep or None)
     print(f"{done.runs:,} runs in {done.bytes / 2**20:.1f} MB: {done.folder}")

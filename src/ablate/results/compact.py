@@ -7,7 +7,7 @@ was written elsewhere to be handed on (`standalone`).
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -118,6 +118,8 @@ def compact(
     *,
     target: Layout | None = None,
     ids: Iterable[str] | None = None,
+    whole: Collection[str] | None = None,
+    single: bool = False,
 ) -> Compaction:
     """Writes a compacted copy of all whole runs, beside the store or, standalone, in `target`.
 
@@ -125,6 +127,8 @@ def compact(
         tables: the tables to take along, such as eval.parquet.
         target: another folder; it then needs nothing of the original.
         ids: the runs of a standalone copy; None takes all.
+        whole: the runs whose tables are taken along; None: of all. Their records always are.
+        single: numbers of the tables in single precision.
 
     Raises:
         StoreError: nothing to compact, or a folder that cannot be written.
@@ -155,7 +159,7 @@ def compact(
             damaged.append((identity, str(error)))
             continue
         for name in sources:
-            if name in held:
+            if name in held and (whole is None or identity in whole):
                 sources[name].append(str(record.path / name))
         line["path"] = f"runs/{identity}/{record.revision}"
         rows.append({**line, "_touched": touched if target is None else 0})
@@ -178,9 +182,10 @@ def compact(
         write_frame(frame.iloc[order].reset_index(drop=True), private / RUNS)
         write_frame(stored, private / RECORDS)
         written = []
+        old_tables = [name for name in kept if whole is None or name in whole]
         for name, paths in sources.items():
             older = before.folder / name if before is not None and name in before.tables else None
-            if _join(paths, older if kept else None, kept, private / name):
+            if _join(paths, older if old_tables else None, old_tables, private / name, single):
                 written.append(name)
         files.write_json(
             private / ABOUT,
@@ -215,7 +220,9 @@ def _handed_on(data: dict[str, Any], target: Layout | None) -> dict[str, Any]:
     return {**data, "provenance": {**data["provenance"], "host": None}}
 
 
-def _join(paths: list[str], older: Path | None, kept: list[str], target: Path) -> bool:
+def _join(
+    paths: list[str], older: Path | None, kept: list[str], target: Path, single: bool
+) -> bool:
     """One table of many runs as one file, a column `id` in front; False where there is none."""
     import duckdb
 
@@ -237,9 +244,17 @@ def _join(paths: list[str], older: Path | None, kept: list[str], target: Path) -
             )
         if not parts:
             return False
+        query = " UNION ALL BY NAME ".join(parts)
+        if single:
+            columns = base.execute(f"DESCRIBE {query}").fetchall()
+            cast = ", ".join(
+                f'"{c}"::FLOAT AS "{c}"' for c, kind, *_ in columns if kind == "DOUBLE"
+            )
+            query = f"SELECT * REPLACE ({cast}) FROM ({query})" if cast else query
         base.execute(
-            f"COPY ({' UNION ALL BY NAME '.join(parts)}) TO {_quoted(str(target))} "
-            "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)"
+            f"COPY ({query}) TO {_quoted(str(target))} "
+            "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880, "
+            f"COMPRESSION_LEVEL {19 if single else 3})"
         )
     return True
 
