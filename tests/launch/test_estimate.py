@@ -6,7 +6,8 @@ import pytest
 
 from ablate.config.compose import compose
 from ablate.datasets import open_dataset
-from ablate.launch.estimate import ASSUMED, measured, shape_of
+from ablate.launch.cost import fits, step_cost
+from ablate.launch.estimate import measured, shape_of
 from ablate.launch.sweep import layout_of
 from ablate.launch.work import Lengths, steps_of, work_of
 from ablate.models.loading import build_model
@@ -66,8 +67,9 @@ def test_speeds_are_those_of_the_records(tmp_path: Path) -> None:
     assert (nothing.runs, nothing.rates, nothing.response) == (0, {}, None)
     planned = plan(run, layout)
     sft = next(stage for stage in planned.stages() if stage.name == "sft")
+    cost = step_cost(shape.weights)
     assert nothing.seconds(sft, shape) == pytest.approx(
-        6 * shape.weights * 40 * 32 * (10 + 16) / ASSUMED["cpu"]
+        40 * cost.fixed + 6 * shape.weights * 40 * 32 * (10 + 16) / cost.rate
     )
     record = complete(planned, layout).record
     known = measured(layout, run, shape)
@@ -87,3 +89,18 @@ def test_speeds_are_those_of_the_records(tmp_path: Path) -> None:
 
 def _took(record: Record, kind: str) -> float:
     return next(s["result"]["seconds"] for s in record.data["stages"] if s["name"] == kind)
+
+
+def test_the_cost_of_a_step_lies_between_those_that_were_measured() -> None:
+    known = fits()
+    assert len(known) >= 3
+    for weights, cost in known:
+        assert step_cost(weights).fixed == pytest.approx(cost.fixed)
+        assert step_cost(weights).rate == pytest.approx(cost.rate)
+    (low, first), (high, second) = known[:2]
+    middle = step_cost(round((low * high) ** 0.5))
+    assert middle.rate == pytest.approx((first.rate * second.rate) ** 0.5, rel=1e-3)
+    assert middle.fixed == pytest.approx((first.fixed + second.fixed) / 2, rel=1e-3, abs=1e-6)
+    assert step_cost(1) == step_cost(low)
+    assert step_cost(10 * known[-1][0]) == known[-1][1]
+    assert first.seconds(10, 1e9) == pytest.approx(10 * first.fixed + 1e9 / first.rate)

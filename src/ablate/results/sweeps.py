@@ -173,7 +173,7 @@ def load_study(root: str | Path, sweep: str | None = None) -> Study:
         sweep,
         analysis,
         tuple(dict.fromkeys(typed({"overrides": one.overrides}) for one in found)),
-        [note for one in found for note in _choices(one)],
+        [note for one in found for note in _choices(one, runs.frame)],
     )
 
 
@@ -209,10 +209,10 @@ def _awaited(found: FrozenSweep) -> list[dict[str, Any]]:
     return rows
 
 
-def _choices(found: FrozenSweep) -> list[str]:
+def _choices(found: FrozenSweep, runs: pd.DataFrame) -> list[str]:
     """Optima at the edge of what was tried, and contests that lacked trials."""
     notes = []
-    names = _arms(found)
+    names = _arms(found, runs)
     for contest, name in zip(found.contests, names, strict=True):
         choice = contest.choice
         if choice is None:
@@ -237,26 +237,32 @@ def _choices(found: FrozenSweep) -> list[str]:
     return notes
 
 
-def _arms(found: FrozenSweep) -> list[str]:
-    """What the runs of each contest have in common, for people; no two are called the same."""
+def _arms(found: FrozenSweep, runs: pd.DataFrame) -> list[str]:
+    """What the runs of each contest have in common, for people.
+
+    Contests that would be called the same are told apart by settings of their finished trials.
+    """
     names = []
     for contest in found.contests:
         name = re.sub(r" seed=\d+$", "", found.names[contest.runs[0]])
         told = {value for label in contest.labels for value in label.values()}
         names.append(f"{name} ({', '.join(sorted(told))})" if told else name)
-    if len(set(names)) == len(names):
-        return names
-    configs = [settings(files.read_json(found.frozen(c.runs[0]))) for c in found.contests]
     drawn = {f"config.{name}" for c in found.contests if c.choice for name in c.choice.settings}
     for name in {name for name in names if names.count(name) > 1}:
         same = [place for place, other in enumerate(names) if other == name]
+        firsts = [runs[runs["id"].isin(found.contests[place].runs)].head(1) for place in same]
+        if any(first.empty for first in firsts):
+            continue
+        rows = pd.concat(firsts)
         differing = [
-            key
-            for key in configs[same[0]]
-            if key not in drawn and len({str(configs[place].get(key)) for place in same}) > 1
+            column
+            for column in rows
+            if column.startswith("config.")
+            and column not in drawn
+            and rows[column].astype(str).nunique() > 1
         ]
-        for place in same:
-            words = (f"{k.removeprefix('config.')}={configs[place].get(k)}" for k in differing)
+        for place, (_, row) in zip(same, rows.iterrows(), strict=True):
+            words = (f"{column.removeprefix('config.')}={row[column]}" for column in differing)
             names[place] = " ".join([name, *words])
     return names
 

@@ -1,0 +1,47 @@
+"""Notes on tuned arms whose optimum lies at an edge, read without the frozen runs."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from ablate.results.sweeps import _choices
+from ablate.store.sweeps import Choice, Contest, FrozenSweep, Trial
+
+BETA = {"objective.beta": 0.5}
+
+
+def sweep(names: dict[str, str]) -> FrozenSweep:
+    """One contest of two trials per run, whose chosen beta is the largest that was tried."""
+    contests = [
+        Contest(
+            key=run,
+            by="reward/valid",
+            trials=[Trial({"objective.beta": 0.1}, [f"{run}-low"]), Trial(BETA, [run])],
+            seeds=[0],
+            labels=[],
+            choice=Choice(1, BETA, [1.0, 2.0], {"objective.beta": "high"}, {0: f"{run}-0"}, {}),
+        )
+        for run in names
+    ]
+    every = {run: name for key, name in names.items() for run in (key, f"{key}-low")}
+    return FrozenSweep(Path("nowhere"), list(names), every, {}, contests, [], 0.0, "local", {}, {})
+
+
+def test_arms_of_one_name_are_told_apart_by_settings_that_nobody_tuned() -> None:
+    names = {"a": "dpo k=2 seed=1000", "b": "dpo k=2 seed=1000", "c": "ipo k=2 seed=1000"}
+    runs = pd.DataFrame(
+        {
+            "id": ["a", "b", "c"],
+            "config.training.select_checkpoint": ["valid", "last", "last"],
+            "config.objective.beta": [0.5, 0.1, 0.5],
+        }
+    )
+    edge = "chosen at the edge of what was tried: objective.beta=0.5 (largest of 2)"
+    told = [note.partition(";")[0] for note in _choices(sweep(names), runs)]
+    assert told == [
+        f"dpo k=2 training.select_checkpoint=valid: {edge}",
+        f"dpo k=2 training.select_checkpoint=last: {edge}",
+        f"ipo k=2: {edge}",
+    ]
+    unread = _choices(sweep(names), runs[runs["id"] == "c"])
+    assert [note.partition(":")[0] for note in unread] == ["dpo k=2", "dpo k=2", "ipo k=2"]
