@@ -40,7 +40,7 @@ def test_the_file_tells_the_study_and_what_was_left_out(
     assert "damaged" in told.err
     text = target.read_text()
     shown = " ".join(re.sub(r"<[^>]+>", " ", text).split())
-    for part in ("is damaged and left out", "Better than dpo", "best of 2 trials on valid",
+    for part in ("is damaged and left out", "Better than dpo", "best of 2 trials",
                  "ablate report --rows objective", "a processor", "Hyper-parameters"):  # fmt: skip
         assert part in shown
     assert not re.search(r'(src|href)="(?!#|data:)', text), "nothing outside the file"

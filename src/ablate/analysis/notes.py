@@ -247,18 +247,25 @@ def _unequal(table: AblationTable) -> Iterator[str]:
             )
 
 
+def chosen_notes(table: AblationTable) -> list[str]:
+    """What each tuned cell was chosen for, and how much the choice mattered."""
+    tuned = [(e, e.tuned) for e in _cells(table) if e.tuned is not None]
+    if not tuned:
+        return []
+    by = table.question.choose_by or ""
+    told = ["chosen on valid (in brackets: the best, median and worst trial there):"]
+    for e, found in tuned:
+        values = ", ".join(number(value, by) for value in found.spread)
+        name = name_of(table, e.row, e.col)
+        told.append(f"  {name}: best of {found.trials} trials, {found.chosen} ({values})")
+    return told
+
+
 def _tuning(table: AblationTable) -> Iterator[str]:
     tuned = [e for e in _cells(table) if e.tuned is not None]
     if not tuned:
         return
-    by = table.question.choose_by or ""
-    for e in tuned:
-        assert e.tuned is not None
-        best, median, worst = (number(value, by) for value in e.tuned.spread)
-        yield (
-            f"{name_of(table, e.row, e.col)}: best of {e.tuned.trials} trials on valid, "
-            f"{e.tuned.chosen} (trials on valid: best {best}, median {median}, worst {worst})"
-        )
+    yield from chosen_notes(table)
     trials = {e.tuned.trials if e.tuned is not None else 1 for e in _cells(table)}
     if len(trials) > 1:
         yield (

@@ -8,6 +8,7 @@ import pandas as pd
 from ablate.analysis import report_html as h
 from ablate.analysis.caption import name_of, number
 from ablate.analysis.figures import Figure
+from ablate.analysis.notes import chosen_notes
 from ablate.analysis.report_parts import Maker
 from ablate.analysis.table import AblationTable
 from ablate.metrics import describe
@@ -102,12 +103,14 @@ def _table(made: "Maker", damaged: list[str]) -> list[str]:
         told += [f"{len(damaged)} damaged records were left out."] if damaged else []
         lines = "".join(h.paragraph(line) for line in told)
         warning = f'<div class="warning">{lines}</div>'
+    # a section of their own tells them
+    chosen = chosen_notes(table)
     return [
         h.points(in_short(table)),
         warning,
         h.table_of(table),
         h.paragraph(table.caption, "caption"),
-        h.points(table.notes, "points note"),
+        h.points([n for n in table.notes if n not in chosen], "points note"),
     ]
 
 
@@ -137,13 +140,15 @@ def in_short(table: AblationTable) -> list[str]:
         if e.comparison is not None:
             verdicts.setdefault(h.verdict(e)[0], []).append(name_of(table, e.row, e.col))
     baseline = table.question.baseline
-    for word, names in verdicts.items():
-        shown = "; ".join(names)
-        said = {
-            "better": "Better than", "worse": "Worse than", "higher": "Higher than",
-            "lower": "Lower than", "cannot tell": "Not to be told apart from",
-            "no difference, by the margin": "Shown to differ by less than the margin from",
-            "cannot be tested": "Not testable against",
-        }[word]  # fmt: skip
-        told.append(f"{said} {baseline}: {shown}.")
+    said = {
+        "better": "Better than", "worse": "Worse than", "higher": "Higher than",
+        "lower": "Lower than",
+        "no difference, by the margin": "Shown to differ by less than the margin from",
+        "cannot tell": "Not to be told apart from", "cannot be tested": "Not testable against",
+    }  # fmt: skip
+    told += [
+        f"{words} {baseline}: {'; '.join(verdicts[verdict])}."
+        for verdict, words in said.items()
+        if verdict in verdicts
+    ]
     return told

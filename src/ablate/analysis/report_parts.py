@@ -15,6 +15,7 @@ from ablate.analysis.effects import effects
 from ablate.analysis.figures import Figure, which_choice_matters
 from ablate.analysis.formats import value
 from ablate.analysis.measure import answer_values, available, measure
+from ablate.analysis.notes import chosen_notes
 from ablate.analysis.samples import samples, score_range, shown_seed
 from ablate.analysis.table import AblationTable, Question
 from ablate.errors import AblateError
@@ -169,7 +170,8 @@ class Maker:
                 plots.trials(pd.DataFrame(rows), by, plots.arms_of(self.table)),
                 "Every trial's mean on the valid prompts; the filled one was chosen and is "
                 "reported elsewhere with other seeds. A short line is an arm that forgives.",
-            )
+            ),
+            h.points(chosen_notes(self.table), "points note"),
         ]
 
     def answers(self, split: str) -> list[str]:
