@@ -10,6 +10,7 @@ import pytest
 
 from ablate.analysis import Question, build
 from ablate.cli.main import run
+from ablate.cli.stored import find_record
 from ablate.errors import StoreError
 from ablate.results import TABLES, load, load_eval, load_pairs, load_study, load_train, read_answers
 from ablate.results.compact import compact, opened
@@ -98,7 +99,9 @@ def test_what_changed_after_compacting_is_read_from_the_store(root: Path) -> Non
     assert list(dict.fromkeys(table["id"])) == frame.index.tolist(), "in the order of the runs"
 
 
-def test_a_copy_stands_alone(root: Path, tmp_path: Path) -> None:
+def test_a_copy_stands_alone(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     frame = load(root)
     configs = [config_of(objective=name) for name in ("dpo", "ipo", "simpo")]
     freeze(root, configs, [*frame["id"][:2], "f" * 32], "mine")
@@ -121,6 +124,15 @@ def test_a_copy_stands_alone(root: Path, tmp_path: Path) -> None:
     record = held.record(study.frame["id"][0])
     assert record.data["provenance"]["host"] is None
     assert "somewhere" not in json.dumps(record.data)
+    capsys.readouterr()
+    one, other = study.frame["id"]
+    assert run(["ls", f"results_dir={target}"]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith(one[:12])]
+    assert run(["status", f"results_dir={target}"]) == 1
+    assert "2 done, 1 failed" in capsys.readouterr().out
+    with pytest.raises(StoreError, match="no run"):
+        find_record(Layout(target), "0" * 12)
+    assert find_record(Layout(target), other[:12]).data["id"] == other
     # runs that are made there later stand beside it, and compacting takes them in
     put(target, answers(6.0, 5), objective="simpo", seed=1)
     assert len(load(target)) == 3

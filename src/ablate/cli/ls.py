@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ablate.cli.store_words import split_words
+from ablate.cli.stored import all_records
 from ablate.errors import ConfigError
 from ablate.store import records
 from ablate.store.records import Record
@@ -21,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     if words or flags:
         raise ConfigError(f"ls takes no further words (usage: {USAGE})")
     console = Console()
-    found = sorted(records.records(layout), key=lambda record: record.data["finished"])
+    found = all_records(layout)
     failed = list(records.failures(layout))
     if not found and not failed:
         console.print(f"no runs in {layout.root.resolve()}")

@@ -12,7 +12,7 @@ from ablate.config import legality
 from ablate.config.expand import Contest, Expansion
 from ablate.config.run import RunConfig
 from ablate.errors import AblateError
-from ablate.launch.estimate import ASSUMED, Speeds, measured, memory_gib, shape_of
+from ablate.launch.estimate import ASSUMED_GPU, Speeds, measured, memory_gib, shape_of
 from ablate.launch.local import default_workers
 from ablate.launch.sweep import layout_of
 from ablate.launch.work import Work, work_of
@@ -183,10 +183,14 @@ class _Estimates:
             elif found[1].rates:
                 told.append(f"{model} on {dataset}: speeds of {found[1].runs} runs in the store")
             else:
-                rate = ASSUMED[found[1].device]
+                what = (
+                    f"{ASSUMED_GPU:.0e} operations per second are"
+                    if found[1].device == "cuda"
+                    else "the cost of a step that was fitted on another machine is"
+                )
                 told.append(
-                    f"{model} on {dataset}: nothing measured yet, {rate:.0e} operations per second "
-                    "are assumed, and responses as long as allowed"
+                    f"{model} on {dataset}: nothing measured yet, {what} assumed, and responses as "
+                    "long as allowed"
                 )
         if self.beyond:
             told.append("these were much smaller runs, so the times are upper bounds")

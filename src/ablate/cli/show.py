@@ -10,8 +10,10 @@ from rich.table import Table
 from ablate.cli.curve import curve_table
 from ablate.cli.panel import metrics_table
 from ablate.cli.store_words import split_words
+from ablate.cli.stored import find_record
 from ablate.errors import ConfigError
 from ablate.store import records
+from ablate.store.layout import Layout
 from ablate.store.records import Record
 
 USAGE = "ablate show ID [--answers] [results_dir=DIR]"
@@ -24,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     unknown = flags - {"--answers"}
     if len(words) != 1 or unknown:
         raise ConfigError(f"show takes the id of one run, as `ablate ls` lists it (usage: {USAGE})")
-    record = records.find(layout, words[0])
+    record = find_record(layout, words[0])
     console = Console()
     console.print(f"[bold]{record.data['name']}[/]  {record.identity}", highlight=False)
     console.print(f"status {record.data['status']}, revision {record.revision}, {record.path}\n")
@@ -41,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     console.print("\n[bold]settings[/]")
     console.print(_settings(record.data["config"]))
     if "--answers" in flags:
-        _answers(console, record)
+        _answers(console, layout, record)
     else:
         console.print("\n[dim]answers to read: add --answers[/]")
     return 0
@@ -170,11 +172,13 @@ def _settings(config: dict[str, Any], prefix: str = "  ") -> Table:
     return table
 
 
-def _answers(console: Console, record: Record) -> None:
-    from ablate.store.tables import read_table
+def _answers(console: Console, layout: Layout, record: Record) -> None:
+    from ablate.results import load_eval
 
-    table = read_table(record.path / "eval.parquet")
-    for row in table[table["split"] == "test"].head(ANSWERS_SHOWN).itertuples():
+    table = load_eval(layout.root, [record.identity], split="test")
+    if table.empty:
+        console.print("\n[dim]this copy of the results leaves its answers out[/]")
+    for row in table.head(ANSWERS_SHOWN).itertuples():
         console.print(f"\n[bold]{row.prompt}[/]", highlight=False)
         console.print(
             f"  SFT     {row.baseline_score:6.2f}  {row.baseline_response}", highlight=False

@@ -1,11 +1,13 @@
 """`ablate status`: how the runs of a sweep stand, with the reason and the log of what failed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.markup import escape
 
 from ablate.cli.store_words import split_words
+from ablate.cli.stored import handed_on_records
 from ablate.errors import ConfigError
 from ablate.launch.hopeless import cancel_hopeless
 from ablate.launch.status import counts, sweep_status
@@ -39,6 +41,11 @@ def main(argv: Sequence[str]) -> int:
     for message in cancel_hopeless(folder):
         console.print(message, highlight=False)
     statuses = sweep_status(folder)
+    if any(status.state == "missing" for status in statuses):
+        copied = {r.identity: str(r.data["status"]) for r in handed_on_records(layout)}
+        statuses = [
+            replace(s, state=copied[s.identity]) if s.identity in copied else s for s in statuses
+        ]
     found = counts(statuses)
     told = ", ".join(f"{number} {state}" for state, number in found.items())
     console.print(f"sweep {folder.name}: {len(statuses)} runs: {told}", highlight=False)

@@ -206,6 +206,18 @@ def compact(
     return Compaction(len(frame), size, folder, damaged)
 
 
+def handed_on(layout: Layout) -> list[Record]:
+    """Records that a standalone copy holds, without the folders of their runs.
+
+    Raises:
+        StoreError: the copy is damaged.
+    """
+    held = opened(layout)
+    if held is None or not held.standalone:
+        return []
+    return [held.record(i) for i in held.touched if not (layout.runs / i).is_dir()]
+
+
 def _identities(layout: Layout, before: Compact | None) -> list[str]:
     found = sorted(path.name for path in layout.runs.iterdir()) if layout.runs.is_dir() else []
     if before is not None and before.standalone:

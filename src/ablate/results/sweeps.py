@@ -100,7 +100,8 @@ def copy_sweeps(layout: Layout, target: Layout, names: list[str] | None) -> None
             )
             if identity in reasons:
                 attempt = target.attempts / identity / "1"
-                files.write_json(attempt / "failure.json", {"reason": reasons[identity]})
+                told = {"name": one.names[identity], "reason": reasons[identity], "time": one.time}
+                files.write_json(attempt / "failure.json", told)
 
 
 def names(content: dict[str, Any]) -> list[str]:
