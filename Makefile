@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test bench runs-test browser-test latex-test notebooks notebooks-test check setup slurm-test chaos-test chaos wheel-test clean
+.PHONY: run test bench study runs-test browser-test latex-test notebooks notebooks-test check setup slurm-test chaos-test chaos wheel-test clean
 
 run: setup
 	$(BIN)/python -m ablate
@@ -57,6 +57,10 @@ notebooks-test: setup
 # the same, in place: what is committed, with its outputs
 notebooks: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/notebooks.sh notebooks
+
+# the example study from nothing: an hour and a half on two idle cores, into results/reference
+study: setup
+	HF_HUB_OFFLINE=1 PATH="$(CURDIR)/$(BIN):$$PATH" bash sweeps/study.sh
 
 # sweeps on a real SLURM of one node, which is started here (root; Debian's slurm-wlm and munge)
 slurm-test: setup

@@ -151,7 +151,7 @@ def _root(values: Any) -> Any:
 def _round_ticks(farthest: float) -> list[float]:
     """Ticks that stand apart on a square-root scale: shares of a round number."""
     unit = 10.0 ** np.floor(np.log10(max(farthest, 1e-3)))
-    steps = [0, 0.05, 0.2, 0.5, 1, 2, 5, 10]
+    steps = [0, 0.05, 0.2, 0.5, 1, 2, 3, 5, 7]
     ticks = [unit * step for step in steps if unit * step <= 1.05 * farthest]
     return ticks if len(ticks) > 3 else [0, farthest / 4, farthest]
 
