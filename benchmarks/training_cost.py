@@ -3,12 +3,14 @@
 Loss, gradient and update of a batch are timed over a grid; seconds = fixed + operations / rate is
 fitted to all points of a model (relative errors weigh alike), operations counted as in
 `ablate.models.flops`. Prints the points with their fit and writes benchmarks/results/cost.json,
-from which a forecast can be made:
+from which a forecast can be made (with --package also what `ablate plan` assumes where a store has
+no records):
 
     python benchmarks/training_cost.py
 """
 
 import argparse
+import json
 import statistics
 from functools import partial
 from typing import Any
@@ -19,6 +21,7 @@ from measuring import build, machine, make_groups, shape_of, timed, write
 from training_responses import shared
 
 from ablate.config.levels import read_level
+from ablate.launch.cost import FITS
 from ablate.models.flops import Work, group_work, training_flops
 from ablate.objectives import make_objective
 from ablate.training.groups import Group
@@ -85,6 +88,7 @@ def main() -> None:
     flags.add_argument("--threads", type=int, default=torch.get_num_threads())
     flags.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     flags.add_argument("--rounds", type=int, default=ROUNDS)
+    flags.add_argument("--package", action="store_true", help="what `ablate plan` assumes from now")
     chosen = flags.parse_args()
     torch.set_num_threads(chosen.threads)
     where, found = machine(), {}
@@ -95,9 +99,12 @@ def main() -> None:
             size = level["hidden_size"], level["num_layers"]
         # worlds have few words: there the head costs nearly nothing
         words = SMALL_VOCABULARY if MODELS[name] is None else 4096
-        points = measured(build(*size, vocabulary=words), chosen.rounds)
+        model = build(*size, vocabulary=words)
+        weights = shape_of(model).weights
+        points = measured(model, chosen.rounds)
         fixed, rate, error = fitted([p["flops"] for p in points], [p["seconds"] for p in points])
         found[name] = {
+            "weights": weights,
             "width": size[0],
             "layers": size[1],
             "fixed_seconds": round(fixed, 5),
@@ -118,6 +125,10 @@ def main() -> None:
         where,
         {"rounds": chosen.rounds, "models": found},
     )
+    if chosen.package:
+        kept = ("weights", "fixed_seconds", "flops_per_second")
+        fits = [{name: fit[name] for name in kept} for fit in found.values()]
+        FITS.write_text(json.dumps({"machine": where, "fits": fits}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,16 +10,17 @@ from pathlib import Path
 from ablate.config.run import RunConfig, validate
 from ablate.datasets import open_dataset
 from ablate.errors import AblateError
-from ablate.launch.work import Lengths, lengths_of, work_of
+from ablate.launch.cost import step_cost
+from ablate.launch.work import Lengths, lengths_of, optimizer_steps, work_of
 from ablate.models.memory import GIB, Shape, estimate
 from ablate.stages.graph import plan
 from ablate.stages.stage import Stage
 from ablate.store import records
 from ablate.store.layout import Layout
 
-#: floating-point operations per second of one training process where nothing was measured: a
-#: laptop's core, and a third of what an A100 does at best in bfloat16
-ASSUMED = {"cpu": 2e10, "cuda": 1e14}
+#: floating-point operations per second of one training process on a GPU where nothing was
+#: measured: a third of what an A100 does at best in bfloat16
+ASSUMED_GPU = 1e14
 #: newest records that speeds are read from
 RECORDS_READ = 40
 #: kinds of stages that records do not time, and those that do the same work
@@ -45,7 +46,13 @@ class Speeds:
 
     def seconds(self, stage: Stage, shape: Shape) -> float:
         """Estimated device-seconds of a stage (processes × time)."""
-        return self.operations(stage, shape) / self._rate(stage.name)
+        operations = self.operations(stage, shape)
+        if self.rates:
+            known = self.rates.get(stage.name) or self.rates.get(_LIKE.get(stage.name, ""))
+            return operations / (known or max(self.rates.values()))
+        if self.device == "cuda":
+            return operations / ASSUMED_GPU
+        return step_cost(shape.weights).seconds(optimizer_steps(stage), operations)
 
     def operations(self, stage: Stage, shape: Shape) -> float:
         """Floating-point operations of a stage: two per weight and token."""
@@ -59,12 +66,6 @@ class Speeds:
     def lengths(self, run: RunConfig) -> Lengths:
         """Expected tokens of prompts and responses."""
         return lengths_of(run, self.response)
-
-    def _rate(self, kind: str) -> float:
-        if not self.rates:
-            return ASSUMED[self.device]
-        known = self.rates.get(kind) or self.rates.get(_LIKE.get(kind, ""))
-        return known or max(self.rates.values())
 
 
 def measured(layout: Layout, run: RunConfig, shape: Shape) -> Speeds:

@@ -68,8 +68,8 @@ def work_of(stage: Stage, lengths: Lengths) -> Work:
         case "ref_logps":
             return Work(read=_prompts(stage.inputs["pool"]) * _pooled(run) * lengths.both)
         case "reward_model":
-            labels = stage.params.get("num_labels") or num_prompts(run, "reward")
-            return Work(trained=2 * labels * lengths.both)
+            passes = stage.params["training"]["epochs"]
+            return Work(trained=2 * _labels(stage) * passes * lengths.both)
         case "policy":
             return _training(run, lengths)
         case "select":
@@ -87,6 +87,24 @@ def steps_of(run: RunConfig) -> int:
     """Optimizer steps of one round of preference training."""
     steps = math.ceil(_round(run) / run.training.batch_size * run.training.epochs)
     return min(steps, run.training.max_steps or steps)
+
+
+def optimizer_steps(stage: Stage) -> int:
+    """Optimizer steps of a stage; 0 where it trains nothing."""
+    match stage.name:
+        case "sft":
+            return stage.run.base_model.sft.steps
+        case "policy":
+            return steps_of(stage.run)
+        case "reward_model":
+            training = stage.params["training"]
+            return math.ceil(_labels(stage) * training["epochs"] / training["batch_size"])
+    return 0
+
+
+def _labels(stage: Stage) -> int:
+    """Labelled prompts that a learnt reward trains on."""
+    return stage.params["training"]["num_labels"] or num_prompts(stage.run, "reward")
 
 
 def num_prompts(run: RunConfig, split: str) -> int:
