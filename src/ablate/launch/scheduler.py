@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ablate.errors import StoreError
+from ablate.errors import SchedulerError
 
 #: reasons with which a pending job waits for ever
 NEVER = (
@@ -61,7 +61,7 @@ def queue() -> dict[str, Queued]:
     """The user's jobs that have not ended, by id (`123` or `123_4`).
 
     Raises:
-        StoreError: SLURM does not answer.
+        SchedulerError: SLURM does not answer.
     """
     text = _ask("squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r")
     found = {}
@@ -86,7 +86,11 @@ def cancel(jobs: Iterable[str]) -> None:
 
 
 def requeue(job: str) -> None:
-    """Puts a running job back into the queue; its processes are ended by SLURM."""
+    """Puts a running job back into the queue; its processes are ended by SLURM.
+
+    Raises:
+        SchedulerError: it was not put there.
+    """
     _ask("scontrol", "requeue", job)
 
 
@@ -96,8 +100,8 @@ def _ask(*command: str) -> str:
             command, capture_output=True, text=True, timeout=_TIMEOUT, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise StoreError(f"SLURM does not answer ({command[0]}: {error})") from error
+        raise SchedulerError(f"SLURM does not answer ({command[0]}: {error})") from error
     if done.returncode != 0:
         said = done.stderr.strip() or done.stdout.strip()
-        raise StoreError(f"SLURM refuses `{' '.join(command[:3])}`: {said}")
+        raise SchedulerError(f"SLURM refuses `{' '.join(command[:3])}`: {said}")
     return done.stdout
