@@ -15,6 +15,7 @@ from sweeps import sweep_of
 
 from ablate import preemption
 from ablate.cli import cancel, retry, status
+from ablate.launch.hopeless import cancel_hopeless
 from ablate.launch.status import RunStatus, sweep_status
 from ablate.launch.sweep import Sweep
 from ablate.store import files, records
@@ -187,3 +188,58 @@ def test_waiting_outlasts_a_controller_that_is_away(
     assert "1 running, 1 lost" in told
     assert [outcome.status for outcome in outcomes] == ["failed", "failed"]
     assert told.index("asked again") < told.index("1 running") < told.index("2 lost")
+
+
+@pytest.mark.parametrize(
+    ("reason", "hopeless", "stuck"),
+    [
+        ("QOSMaxWallDurationPerJobLimit", True, True),
+        ("QOSMaxCpuPerJobLimit", True, True),
+        ("QOSMaxGRESPerJob", True, True),
+        ("QOSMaxMemoryPerNode", True, True),
+        ("QOSMinCpuNotSatisfied", True, True),
+        ("AssocMaxWallDurationPerJobLimit", True, True),
+        ("AssocMaxMemPerJob", True, True),
+        ("PartitionTimeLimit", True, True),
+        ("JobHoldMaxRequeue", True, True),
+        ("launch failed requeued held", True, True),
+        ("JobHeldAdmin", False, True),
+        ("JobHeldUser", False, True),
+        # others' jobs, or the user's own, end: then these start
+        ("QOSMaxCpuPerUserLimit", False, False),
+        ("QOSMaxJobsPerUserLimit", False, False),
+        ("AssocMaxJobsLimit", False, False),
+        ("AssocGrpCpuLimit", False, False),
+        ("ReqNodeNotAvail, UnavailableNodes:a1", False, False),
+        ("Priority", False, False),
+    ],
+)
+def test_a_job_that_never_starts_is_cancelled_and_one_that_is_held_only_told(
+    slurm: FakeSlurm, tmp_path: Path, reason: str, hopeless: bool, stuck: bool
+) -> None:
+    sweep = frozen_by_hand(tmp_path / "store")
+    slurm.queue(f"100_0|PENDING|{reason}", "100_1|RUNNING|None")
+    found = {one.name: one for one in sweep_status(sweep)}
+    assert found["one"].state == ("stuck" if stuck else "queued")
+    assert found["two"].state == "running"
+    assert ("scontrol release 100_0" in str(found["one"].reason)) == (stuck and not hopeless)
+    assert bool(cancel_hopeless(sweep)) == hopeless
+    assert slurm.calls("scancel") == (["scancel --quiet 100_0"] if hopeless else [])
+    slurm.queue("100_1|RUNNING|None")
+    (one, _) = sweep_status(sweep)
+    assert one.state == ("failed" if hopeless else "lost")
+    assert ("could never start" in str(one.reason)) == hopeless
+
+
+def frozen_by_hand(root: Path) -> Path:
+    """The folder of a sweep of two runs of which nothing but the names matters."""
+    folder = root / "sweeps" / "hand"
+    runs = {"one": "1" * 32, "two": "2" * 32}
+    files.write_json(
+        folder / "sweep.json",
+        {"runs": list(runs.values()), "names": {run: name for name, run in runs.items()},
+         "overrides": [], "time": 0.0, "launcher": "slurm", "options": {}},
+    )  # fmt: skip
+    jobs = {f"run-{run}": f"100_{number}" for number, run in enumerate(runs.values())}
+    files.write_json(folder / "slurm" / "jobs.json", jobs)
+    return folder

@@ -19,8 +19,17 @@ NEVER = (
     "InvalidAccount",
     "AccountNotAllowed",
     "QOSNotAllowed",
-    "JobHeldAdmin",
+    "QOSTimeLimit",
+    "AssociationTimeLimit",
+    # held by SLURM itself, after the job could not be started or was queued again too often
+    "JobHoldMaxRequeue",
+    "launch_failed_requeued_held",
 )
+#: what the job itself asks for is more (or less) than a QOS or an association lets one job have;
+#: limits per user or group are no such reasons, because other jobs end
+_BEYOND_LIMIT = re.compile(r"(QOS|Assoc)Max\w+Per(Job|Node)(Limit)?|QOSMin\w+")
+#: reasons with which a job waits until a person releases it
+HELD = ("JobHeldAdmin", "JobHeldUser", "job_requeued_in_held_state")
 #: states of a job that has not ended
 _ALIVE = {
     "PENDING": "queued",
@@ -49,7 +58,20 @@ class Queued:
     @property
     def hopeless(self) -> bool:
         """True where the job waits for what will never be."""
-        return self.state == "queued" and self.reason in NEVER
+        never = self.reason in NEVER or _BEYOND_LIMIT.fullmatch(self.reason) is not None
+        return self.state == "queued" and never
+
+    @property
+    def stuck(self) -> str | None:
+        """Why the job does not start by itself, or None where it will."""
+        if self.hopeless:
+            return f"SLURM says {self.reason}"
+        if self.state == "queued" and self.reason in HELD:
+            return (
+                f"SLURM says {self.reason}: it waits until it is released "
+                f"(scontrol release {self.job})"
+            )
+        return None
 
 
 def available() -> bool:
@@ -68,7 +90,8 @@ def queue() -> dict[str, Queued]:
     for line in text.splitlines():
         job, state, reason = (part.strip() for part in line.split("|", 2))
         if state in _ALIVE:
-            found[job] = Queued(job, _ALIVE[state], reason)
+            # some reasons are words of a sentence
+            found[job] = Queued(job, _ALIVE[state], reason.replace(" ", "_"))
     return found
 
 

@@ -25,7 +25,7 @@ _WAITS = {"Dependency": "waits for its stages", "Priority": "waits for its turn"
 class RunStatus:
     """One run of a sweep.
 
-    `lost`: its job ended without a word; `stuck`: its job waits for what will never be;
+    `lost`: its job ended without a word; `stuck`: its job waits for what will never be, or is held;
     `unknown`: it has a job, and the scheduler could not be asked; `missing`: nobody works on it.
     """
 
@@ -89,8 +89,8 @@ def _awaited(
     reason = f"waits for the choice among {len(contest.trials)} trials"
     if queued is None:
         return RunStatus(promise, name, "missing", reason)
-    if queued.hopeless:
-        return RunStatus(promise, name, "stuck", f"SLURM says {queued.reason}", None, job)
+    if queued.stuck is not None:
+        return RunStatus(promise, name, "stuck", queued.stuck, None, job)
     return RunStatus(promise, name, queued.state, reason, None, job)
 
 
@@ -112,8 +112,8 @@ def _status(
     queued = queue.get(job) if queue and job is not None else None
     shown = log if log.exists() else None
     if queued is not None:
-        if queued.hopeless:
-            return RunStatus(identity, name, "stuck", f"SLURM says {queued.reason}", shown, job)
+        if queued.stuck is not None:
+            return RunStatus(identity, name, "stuck", queued.stuck, shown, job)
         waits = None
         if queued.state == "queued":
             waits = _WAITS.get(queued.reason, f"SLURM says {queued.reason}")
