@@ -21,6 +21,7 @@ NEVER = (
     "QOSNotAllowed",
     "QOSTimeLimit",
     "AssociationTimeLimit",
+    "ReservationDeleted",
     # held by SLURM itself, after the job could not be started or was queued again too often
     "JobHoldMaxRequeue",
     "launch_failed_requeued_held",
