@@ -138,6 +138,49 @@ def test_jobs_of_other_sweeps_count_to_the_limit(slurm: FakeSlurm, tmp_path: Pat
     assert submitted(third.folder) == {}
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["objective=dpo,ipo", "hydra.launcher.workers=0"], "hydra.launcher.workers=0 must be"),
+        (["objective=dpo,ipo", "hydra/launcher=slurm", "hydra.launcher.tasks_per_node=2",
+          "runtime.processes=4"], "runtime.processes=4, but a job has 2 tasks"),
+        (["objective=dpo,ipo", "hydra/launcher=slurm", "hydra.launcher.stages={nothing:{nodes:2}}"],
+         "stages names nothing, which is no kind of stage"),
+        (["objective=dpo,ipo", "results_dir=a,b"], "one results_dir, not to a, b"),
+        (["+sweep=objectives", "objective=dpo", "tune.trials=2", "seed=0", "tune.by=kl/valid"],
+         "tune.by=kl/valid: trials are compared by"),
+    ],
+    ids=["workers", "tasks", "stages", "folders", "tuning"],
+)  # fmt: skip
+def test_a_plan_refuses_what_the_command_refuses(
+    slurm: FakeSlurm, ablate: Command, tmp_path: Path, words: list[str], told: str
+) -> None:
+    planned = ablate("plan", *SMALL, *words, "-m")
+    assert planned.returncode == 1
+    assert "distinct runs" in planned.stdout, "the rest is planned"
+    assert told in " ".join(planned.stdout[planned.stdout.index("refused") :].split())
+    assert list((tmp_path / "cwd").iterdir()) == []
+    done = ablate(*SMALL, *words, "-m")
+    assert done.returncode == 2
+    assert told in " ".join(done.stderr.split())
+    assert slurm.scripts() == {}
+
+
+def test_a_plan_for_slurm_needs_it_and_submits_nothing(
+    slurm: FakeSlurm, ablate: Command, tmp_path: Path
+) -> None:
+    words = [*SMALL, "objective=dpo,ipo", "-m", "hydra/launcher=slurm"]
+    planned = ablate("plan", *words)
+    assert planned.returncode == 0, planned.stdout
+    assert "2 distinct runs" in planned.stdout
+    assert slurm.scripts() == {}
+    assert list((tmp_path / "cwd").iterdir()) == []
+    (slurm.bin / "sbatch").unlink()
+    planned = ablate("plan", *words, env={"PATH": str(slurm.bin)})
+    assert planned.returncode == 1
+    assert "needs sbatch and squeue" in planned.stdout
+
+
 def test_waiting_shows_progress_and_ends_with_the_table(
     slurm: FakeSlurm, tmp_path: Path, run_ablate: Command
 ) -> None:

@@ -11,9 +11,11 @@ from ablate.config.launcher import Resources, SlurmConfig
 from ablate.errors import ConfigError, StoreError
 from ablate.launch import failed, node, scheduler
 from ablate.launch.jobs import CHOOSE, RUN, Job, jobs_of
+from ablate.launch.local import processes_of
 from ablate.launch.second_phase import with_second_phase
 from ablate.launch.sweep import Sweep
 from ablate.launch.tuning import second_phase, settle
+from ablate.stages.graph import RunPlan
 from ablate.stages.registry import KINDS
 from ablate.store import claims
 from ablate.store.files import read_json, write_json
@@ -47,13 +49,37 @@ def submit(sweep: Sweep, config: SlurmConfig) -> Submission:
     Raises:
         ConfigError: SLURM is not here. StoreError: SLURM refuses.
     """
+    check_available()
+    with claims.claimed(sweep.layout.claims / f"sweep-{sweep.name}", done=lambda: False):
+        return _submit(sweep, config)
+
+
+def check_available() -> None:
+    """Refuses a machine that cannot submit.
+
+    Raises:
+        ConfigError: SLURM is not here.
+    """
     if not scheduler.available():
         raise ConfigError(
             "hydra/launcher=slurm needs sbatch and squeue, which are not on this machine's PATH. "
             "Start the sweep on a login node, or use hydra/launcher=local"
         )
-    with claims.claimed(sweep.layout.claims / f"sweep-{sweep.name}", done=lambda: False):
-        return _submit(sweep, config)
+
+
+def check_tasks(plans: list[RunPlan], config: SlurmConfig) -> None:
+    """Refuses runs that want another number of processes than their jobs have tasks.
+
+    Raises:
+        ConfigError: names both numbers.
+    """
+    tasks = config.nodes * config.tasks_per_node
+    wanted = processes_of(plans)
+    if tasks > 1 and wanted not in (1, tasks):
+        raise ConfigError(
+            f"runtime.processes={wanted}, but a job has {tasks} tasks (hydra.launcher.nodes times "
+            "tasks_per_node), each of which is one process of a run; leave runtime.processes out"
+        )
 
 
 def _submit(sweep: Sweep, config: SlurmConfig) -> Submission:

@@ -82,12 +82,32 @@ def _label(labels: list[dict[str, str]], label: dict[str, str]) -> None:
         labels.append(label)
 
 
-def _contest(asked: AskedContest, identity_of: dict[int, str]) -> Contest:
-    if describe(asked.by).better == 0 or describe(asked.by).compute is not None:
+def check_by(by: str) -> None:
+    """Refuses to compare trials by what has no better and worse.
+
+    Raises:
+        ConfigError: names the metric.
+    """
+    if describe(by).better == 0 or describe(by).compute is not None:
         raise ConfigError(
-            f"tune.by={asked.by}: trials are compared by a metric of the record that has a better "
+            f"tune.by={by}: trials are compared by a metric of the record that has a better "
             "and a worse, such as reward/valid or win_rate/valid"
         )
+
+
+def check_folder(runs: Sequence[RunConfig]) -> None:
+    """Refuses a sweep that would write to several stores.
+
+    Raises:
+        ConfigError: names the folders.
+    """
+    folders = sorted({run.results_dir for run in runs})
+    if len(folders) > 1:
+        raise ConfigError(f"a sweep writes to one results_dir, not to {', '.join(folders)}")
+
+
+def _contest(asked: AskedContest, identity_of: dict[int, str]) -> Contest:
+    check_by(asked.by)
     trials = [Trial(t.settings, [identity_of[id(run)] for run in t.runs]) for t in asked.trials]
     key = digest([[trial.runs for trial in trials], asked.seeds, asked.by])[:KEY_LENGTH]
     return Contest(key, asked.by, trials, asked.seeds, [], None)
