@@ -1,5 +1,6 @@
 """Processes of a local sweep that die, are interrupted or err: what it costs, and what is told."""
 
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -7,7 +8,8 @@ from pathlib import Path
 
 from sweeps import go, stage_claim, striking, sweep_of
 
-from ablate.store import crash, records
+from ablate.launch.status import sweep_status
+from ablate.store import crash, files, records
 from ablate.store.layout import Layout
 from smallrun import SMALL
 
@@ -61,3 +63,63 @@ def test_what_was_published_counts_however_its_process_ended(
     found = list(records.records(Layout(root)))
     assert [record.revision for record in found] == [1, 1]
     assert ablate("status", f"results_dir={root}").returncode == 0
+
+
+def test_a_mirror_that_cannot_be_ended_costs_no_run(tmp_path: Path) -> None:
+    arm = ["objective=dpo"]
+    go(sweep_of(tmp_path, arm))
+    layout = Layout(tmp_path)
+    shutil.rmtree(layout.runs)
+    layout.wandb.write_text("in the way, and no step is trained that would meet it")
+    sweep = sweep_of(tmp_path, [*arm, "tracker=wandb_offline"])
+    outcome = go(sweep)["dpo"]
+    assert outcome.status == "done"
+    assert outcome.log is not None
+    assert "its mirror could not be completed" in outcome.log.read_text()
+    assert list(layout.attempts.glob("*/*")) == []
+
+
+def test_what_nobody_expected_is_told_of_its_run(ablate: Command, tmp_path: Path) -> None:
+    go(sweep_of(tmp_path, ["objective=dpo"]))
+    layout = Layout(tmp_path)
+    shutil.rmtree(layout.runs)
+    # the run's own code will miss what a stage always says
+    (policy,) = layout.stages.glob("policy/*")
+    result = files.read_json(policy / "result.json")
+    del result["tokens"]
+    files.write_json(policy / "result.json", result)
+    (policy / files.MANIFEST).unlink()
+    files.write_manifest(policy)
+    sweep = sweep_of(tmp_path, ["objective=dpo"])
+    outcome = go(sweep)["dpo"]
+    assert (outcome.status, outcome.reason) == ("failed", "KeyError: 'tokens'")
+    (failure,) = records.failures(layout)
+    assert failure.data["reason"] == outcome.reason
+    assert failure.data["name"] == outcome.name
+    told = ablate("status", f"results_dir={tmp_path}")
+    assert told.returncode == 1
+    assert "1 failed" in told.stdout
+    assert "KeyError: 'tokens'" in told.stdout
+    assert "Traceback" in ablate("logs", outcome.identity[:8], f"results_dir={tmp_path}").stdout
+
+
+def test_a_run_that_fails_before_its_attempt_is_told(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, ["objective=dpo", "runtime.min_free_mb=1000000000"])
+    outcome = go(sweep)["dpo"]
+    assert outcome.status == "failed"
+    (status,) = sweep_status(sweep.folder)
+    assert (status.state, status.reason, status.log) == ("failed", outcome.reason, outcome.log)
+    assert "runtime.min_free_mb" in str(status.reason)
+    # once more: the failure before is no word about this try
+    go(sweep)
+    assert len(list(sweep.layout.attempts.glob("*/*/failure.json"))) == 2
+
+
+def test_runs_that_nobody_works_on_are_told_by_the_exit_code(
+    ablate: Command, tmp_path: Path
+) -> None:
+    sweep_of(tmp_path, ["objective=dpo"])
+    told = ablate("status", f"results_dir={tmp_path}")
+    assert "1 missing" in told.stdout
+    assert "retry" in told.stdout
+    assert told.returncode == 1

@@ -61,3 +61,11 @@ def test_a_run_killed_in_a_job_of_several_costs_that_run(tmp_path: Path) -> None
     (failure,) = records.failures(sweep.layout)
     assert "SIGKILL" in failure.data["reason"]
     assert [r.data["config"]["objective"]["name"] for r in records.records(sweep.layout)] == ["ipo"]
+
+
+def test_a_run_that_fails_on_a_node_before_its_attempt_is_told(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, ["objective=dpo", "runtime.min_free_mb=1000000000"])
+    done = work_on(sweep, pieces_of(sweep, "run"))
+    assert done.returncode == 1
+    (failure,) = records.failures(sweep.layout)
+    assert "runtime.min_free_mb" in failure.data["reason"]

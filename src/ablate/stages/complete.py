@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from ablate.stages.graph import RunPlan, Stage
 from ablate.stages.keep import reduce_policies
 from ablate.stages.registry import KINDS, RUN_STAGES
 from ablate.stages.team import launched
-from ablate.stages.tracker import open_tracker
+from ablate.stages.tracker import Tracker, open_tracker
 from ablate.store import claims, files, records
 from ablate.store.layout import Layout, check_writable
 from ablate.store.provenance import provenance
@@ -107,26 +108,38 @@ def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display)
         data = _record_data(plan, execution, evaluation, started)
         data["tracker_id"] = tracker.id
         with files.scratch(layout.scratch, f"record-{plan.identity[:12]}") as private:
-            for name in ("eval.parquet", "pairs.parquet"):
-                if (evaluation / name).exists():
-                    shutil.copyfile(evaluation / name, private / name)
+            for table in ("eval.parquet", "pairs.parquet"):
+                if (evaluation / table).exists():
+                    shutil.copyfile(evaluation / table, private / table)
             join_rounds(rounds, "train.parquet", private)
             join_rounds(rounds, "curve.parquet", private)
             record = records.publish(
                 layout, plan.identity, private, data, again=plan.run.force is not False
             )
-        tracker.finish(_summary(record))
     except AblateError as error:
         _fail(attempt, name, str(error), error)
         raise
     except OSError as error:
         _fail(attempt, name, str(error), error)
         raise StoreError(f"the results folder could not be written: {error}") from error
+    except Exception as error:
+        _fail(attempt, name, f"{type(error).__name__}: {error}", error)
+        raise
     except BaseException:
         _forget(layout, attempt)
         raise
     _forget(layout, attempt)
+    _finish(tracker, record)
     return record
+
+
+def _finish(tracker: Tracker, record: Record) -> None:
+    """Ends the mirror; the run is recorded, so one that cannot be ended costs no more than that."""
+    try:
+        tracker.finish(_summary(record))
+    except Exception as error:
+        told = f"run {record.short} is recorded, but its mirror could not be completed: {error}"
+        print(scrub(told), file=sys.stderr)
 
 
 def _forget(layout: Layout, attempt: Path) -> None:
