@@ -11,6 +11,7 @@ from ablate.config import legality
 from ablate.config.expand import Expansion
 from ablate.errors import ConfigError, DataError
 from ablate.launch.local import RunOutcome, State, default_workers, run_locally
+from ablate.launch.pools import at_work
 from ablate.launch.sweep import Sweep, freeze, prepare
 from ablate.launch.tuning import second_phase, settle
 from ablate.results import load, load_study
@@ -60,14 +61,15 @@ def tuning_line(sweep: Sweep) -> str:
 
 def run_pool(console: Console, sweep: Sweep, workers: int, max_restarts: int) -> list[RunOutcome]:
     """Works on a frozen sweep here, with a live line, and prints its table."""
-    outcomes = _work(console, sweep, workers, max_restarts)
-    if sweep.contests:
-        without = settle(sweep.folder)
-        outcomes += _work(console, second_phase(sweep), workers, max_restarts)
-        for contest in without:
-            reason = "none of its trials finished, so nothing could be chosen"
-            name = run_name(sweep.plans[contest.runs[0]]) if contest.runs else contest.key
-            outcomes.append(RunOutcome(contest.key, name, "failed", reason))
+    with at_work(sweep.layout, sweep.name):
+        outcomes = _work(console, sweep, workers, max_restarts)
+        without = settle(sweep.folder) if sweep.contests else []
+        if sweep.contests:
+            outcomes += _work(console, second_phase(sweep), workers, max_restarts)
+    for contest in without:
+        reason = "none of its trials finished, so nothing could be chosen"
+        name = run_name(sweep.plans[contest.runs[0]]) if contest.runs else contest.key
+        outcomes.append(RunOutcome(contest.key, name, "failed", reason))
     console.print()
     show_results(console, sweep, outcomes)
     return outcomes

@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from ablate.launch import failed
 from ablate.launch.jobs import Job, jobs_of
 from ablate.launch.sweep import Sweep
 from ablate.launch.witness import Witness, is_published
@@ -147,11 +148,11 @@ class _Pool:
 
     def _broken(self, job: Job) -> str | None:
         """Why a job cannot be: a stage that it needs failed, and nobody else published it."""
-        failed = [need for need in sorted(job.needs) if need in self.failed]
-        if not failed or self._witness(job).published():
+        lost = [need for need in sorted(job.needs) if need in self.failed]
+        if not lost or self._witness(job).published():
             return None
         layout = self.sweep.layout
-        return next((self.failed[need] for need in failed if not is_published(layout, need)), None)
+        return next((self.failed[need] for need in lost if not is_published(layout, need)), None)
 
     def _witness(self, job: Job) -> Witness:
         run = job.frozen.stem
@@ -225,6 +226,9 @@ class _Pool:
             with contextlib.suppress(OSError):
                 attempt = records.new_attempt(self.sweep.layout, job.run)
                 records.write_failure(attempt, self.names[job.run], reason, None)
+        if job.stage is not None and entry is not None:
+            with contextlib.suppress(OSError):
+                failed.note(self.sweep.folder, job.stage, reason, job.log_name)
         self.state.jobs_done += 1
         if job.stage is None:
             log = None if entry is None else entry.log
