@@ -12,7 +12,7 @@ from ablate.config.reward_legality import reward_reasons
 from ablate.config.run import RunConfig
 from ablate.config.selection import RULES
 from ablate.errors import ConfigError
-from ablate.store.secrets import holding, scrub
+from ablate.store.secrets import holding
 
 #: what an objective may need and no run gives: what it is, and what it would take
 UNPROVIDED = {
@@ -57,9 +57,7 @@ def _secret_reasons(run: RunConfig) -> Iterator[str]:
 
 
 def _reasons(run: RunConfig) -> Iterator[str]:
-    text = run.model_dump_json()
-    if scrub(text) != text:
-        yield from _secret_reasons(run)
+    yield from _secret_reasons(run)
     objective, k = run.objective, run.num_responses.k
     needs = objective.needs
     if k < needs.min_responses:

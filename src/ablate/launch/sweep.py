@@ -169,8 +169,8 @@ def _freeze_runs(sweep: Sweep) -> list[str]:
     names = sorted({name for pair in changed.values() for name in launches.differing(*pair)})
     return [
         f"{len(changed)} of {len(sweep.plans)} runs stay as they were frozen, because {who}. "
-        f"Not taken: {', '.join(names)}. To change that, `ablate cancel {sweep.name}` or end the other "
-        "launcher, and give the command again"
+        f"Not taken: {', '.join(names)}. To change that, `ablate cancel {sweep.name}` or end the "
+        "other launcher, and give the command again"
     ]
 
 
