@@ -62,9 +62,10 @@ def holding(values: Any, path: str = "") -> Iterator[str]:
     elif isinstance(values, list):
         for value in values:
             yield from holding(value, path)
-    elif isinstance(values, str):
-        if _hides(values) or _hides(f"{path.rpartition('.')[2]}={values}"):
-            yield path
+    elif isinstance(values, str) and (
+        _hides(values) or _hides(f"{path.rpartition('.')[2]}={values}")
+    ):
+        yield path
 
 
 @functools.lru_cache(maxsize=8192)
