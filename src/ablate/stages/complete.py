@@ -1,7 +1,7 @@
 """Completion of a run: its stages, its evaluation and, at last, its record in the store."""
 
 import contextlib
-import secrets
+import itertools
 import shutil
 import sys
 import time
@@ -17,7 +17,7 @@ from ablate.stages.graph import RunPlan, Stage
 from ablate.stages.keep import reduce_policies
 from ablate.stages.registry import KINDS, RUN_STAGES
 from ablate.stages.team import launched
-from ablate.stages.tracker import Tracker, open_tracker
+from ablate.stages.tracker import Tracker, open_tracker, tell_again
 from ablate.store import claims, files, records
 from ablate.store.layout import Layout, check_writable
 from ablate.store.provenance import provenance
@@ -96,13 +96,14 @@ def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display)
     """One attempt at a run; leaves failure.json if it fails, nothing if it is interrupted."""
     attempt = records.new_attempt(layout, plan.identity)
     name = run_name(plan)
-    # unlike between attempts and revisions: offline mirrors of one id would be merged
-    unique = f"{plan.identity[:12]}-{records.next_revision(layout, plan.identity)}-{attempt.name}"
-    mirror = f"{unique}-{secrets.token_hex(2)}"
-    tracker = open_tracker(plan.run, mirror, name, layout.wandb)
+    # another revision is another run of the mirror; another attempt is not
+    key = f"{plan.identity[:12]}-{records.next_revision(layout, plan.identity)}"
+    tracker = open_tracker(plan.run, key, name, layout.wandb)
     execution = Execution(store, display, tracker.log)
     started = time.time()
     try:
+        there = (store.find(stage.name, stage.identity) for stage in rounds_of(plan))
+        tell_again(tracker, (path for path in itertools.takewhile(bool, there) if path))
         evaluation = execution.ensure(plan.evaluation)
         rounds = [execution.ensure(stage) for stage in rounds_of(plan)]
         data = _record_data(plan, execution, evaluation, started)
@@ -128,9 +129,12 @@ def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display)
     except BaseException:
         _forget(layout, attempt)
         raise
-    _forget(layout, attempt)
-    _finish(tracker, record)
-    return record
+    else:
+        _forget(layout, attempt)
+        _finish(tracker, record)
+        return record
+    finally:
+        tracker.leave()
 
 
 def _finish(tracker: Tracker, record: Record) -> None:
