@@ -33,7 +33,8 @@ def main(argv: Sequence[str]) -> int:
     for message in cancel_hopeless(folder):
         console.print(message, highlight=False)
     statuses = sweep_status(folder)
-    wanted = [s for s in statuses if s.state in ("failed", "lost", "missing", "stuck")]
+    again = ("failed", "lost", "missing", "stuck", "unknown")
+    wanted = [s for s in statuses if s.state in again]
     if not wanted:
         console.print(f"sweep {folder.name}: nothing failed, nothing is missing")
         return 0
