@@ -251,6 +251,32 @@ def test_tuned_cells_report_fresh_seeds_with_trials_and_their_spread(root: Path)
         table(root, rows=("objective",), choose_by="reward/test")
 
 
+def in_two_phases(root: Path) -> pd.DataFrame:
+    """Runs of a sweep that tunes: seed 1000 chose the larger β, seeds 0 to 2 report it."""
+    ids = []
+    for name in ("dpo", "ipo"):
+        for beta in (0.1, 0.2, 0.3):
+            made = answers(5 + 3 * beta, 9, prompts=40, spread=0.1)
+            record = put(root, made, objective=name, objective__beta=beta, seed=1000)
+            ids.append(record.identity)
+        for seed in (0, 1, 2):
+            made = answers(5.5 + len(name) / 10, seed, prompts=40, spread=0.2)
+            put(root, made, objective=name, objective__beta=0.3, seed=seed)
+    frame = load_study(root).frame
+    return frame.assign(phase=["tune" if i in ids else "report" for i in frame["id"]])
+
+
+@pytest.mark.parametrize("choose_by", [None, "reward/valid"])
+def test_arms_at_equal_kl_are_the_reported_runs(root: Path, choose_by: str | None) -> None:
+    frame = in_two_phases(root)
+    question = Question(rows=("objective",), baseline="dpo", matched_kl="max", choose_by=choose_by)
+    made = build(frame, frame.iloc[:0], question)
+    assert {entry.seeds for entry in made.entries.values()} == {(0, 1, 2)}
+    assert set(made.runs["phase"]) == {"report"}
+    with pytest.raises(DataError, match="no run yet that reports"):
+        build(frame[frame["phase"] == "tune"], frame.iloc[:0], question)
+
+
 def test_the_seeds_that_chose_are_refused_or_noted(root: Path) -> None:
     tuned_store(root, fresh=False)
     with pytest.raises(DataError, match="fresh seeds"):
