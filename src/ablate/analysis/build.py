@@ -10,6 +10,7 @@ from ablate.analysis.caption import caption
 from ablate.analysis.cells import half_width, varied_settings
 from ablate.analysis.contrasts import LEVEL, differences
 from ablate.analysis.frontier import AT_KL, at_matched_kl
+from ablate.analysis.margins import settle
 from ablate.analysis.measure import measure, resolve
 from ablate.analysis.multiplicity import possible_best
 from ablate.analysis.notes import notes
@@ -50,6 +51,9 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
     tuned: dict[tuple[Key, Key], Tuned] = {}
     if question.matched_kl is None or question.choose_by is not None:
         frame, tuned = one_trial(frame, rows, cols, question)
+    settled = settle(question, without_trials(frame), metrics[0], same_scale)
+    share = question.margin_share if settled.margin != question.margin else None
+    question = settled
     if question.matched_kl is not None:
         # without a choice, trials of a cell are points of one curve; those of a sweep's first
         # phase had other seeds and belong to no report
@@ -88,7 +92,7 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
         question, frame, lacking, same_scale,
     )  # fmt: skip
     _fill(table, values, baseline, tuned)
-    table.matched_kl, table.short_of_kl = target, short
+    table.matched_kl, table.short_of_kl, table.margin_share = target, short, share
     table.along = [arms.short(name) for name in along]
     table.caption = caption(table)
     table.notes = notes(table, latest.left_out)

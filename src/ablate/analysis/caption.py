@@ -91,8 +91,13 @@ def _test_told(table: AblationTable) -> str:
     )
     if table.question.margin is not None:
         first = table.metrics[0]
-        told += (
-            f" ≈ no difference of more than {number(table.question.margin, first)} "
-            "(two one-sided tests, Holm)."
-        )
+        told += f" ≈ no difference of more than {number(table.question.margin, first)}"
+        if len(table.metrics) > 1:
+            told += f" in {title(first)}"
+        told += " (two one-sided tests, Holm)."
+        if table.margin_share is not None:
+            told += (
+                f" That margin, {100 * table.margin_share:g} % of the best offline gain over SFT, "
+                "was read off these runs after the fact; one fixed beforehand is better."
+            )
     return told

@@ -110,11 +110,6 @@ def _untested(table: AblationTable) -> Iterator[str]:
             f"{', '.join(against)}: paired with the baseline's run of the same seed, intervals "
             "over seeds; not tested beside the metrics they derive from"
         )
-    if table.question.margin is not None and table.question.margin_from_data:
-        yield (
-            "the margin is a share of a gain seen in these same runs; one fixed in the sweep file "
-            "beforehand would be independent of them"
-        )
     lost = table.comparisons[table.comparisons["difference"].isna()]
     if len(lost):
         told = "; ".join(dict.fromkeys(name_of(table, *arm) for arm in lost["arm"]))
