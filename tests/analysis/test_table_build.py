@@ -301,7 +301,7 @@ def test_a_share_of_the_best_gain_is_of_the_reported_cells(root: Path) -> None:
         id=two["id"] + "x",
     )
     both = build(
-        pd.concat([two, better], ignore_index=True), frame.iloc[:0],
+        pd.concat([two, better], ignore_index=True).copy(), frame.iloc[:0],
         replace(question, rows=("objective", "training.select_checkpoint"), baseline="dpo valid"),
     )  # fmt: skip
     assert both.question.margin == pytest.approx(made.question.margin + 0.1)

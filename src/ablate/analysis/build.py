@@ -9,7 +9,7 @@ from ablate.analysis.blocked import fit_blocks
 from ablate.analysis.caption import caption
 from ablate.analysis.cells import half_width, varied_settings
 from ablate.analysis.contrasts import LEVEL, differences
-from ablate.analysis.frontier import AT_KL, at_matched_kl
+from ablate.analysis.frontier import AT_KL, CHORD, READ, at_matched_kl
 from ablate.analysis.margins import settle
 from ablate.analysis.measure import measure, resolve
 from ablate.analysis.multiplicity import possible_best
@@ -19,6 +19,8 @@ from ablate.analysis.table import AblationTable, Entry, Key, Question
 from ablate.analysis.tuning import Tuned
 from ablate.errors import ConfigError, DataError
 from ablate.metrics import METRICS, describe
+from ablate.results.load import CURVE
+from ablate.results.tables import read_tables
 
 
 def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> AblationTable:
@@ -63,7 +65,9 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
         cells = frame.groupby(["row", "col"], sort=False)
         differing = arms.trial_settings(frame)
         along = sorted({name for _, part in cells for name in arms.trial_settings(part, differing)})
-        frame, target, short = at_matched_kl(frame, split, wanted)
+        curves = read_tables(frame, CURVE)
+        matched = at_matched_kl(frame, split, wanted, curves)
+        frame, target, short = matched.frame, matched.kl, matched.short
         metrics = [f"{AT_KL}/{split}"]
     frame = frame.assign(
         block=_blocks(frame), arm=list(zip(frame["row"], frame["col"], strict=True))
@@ -81,6 +85,9 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
         frame = measure(frame, metric, partners)
     tested = [metric for metric in metrics if not describe(metric).against]
     values = _long(frame, tested, same_scale)
+    guessed = set(frame.loc[frame[READ] == CHORD, "arm"]) if READ in frame else set()
+    ranked = values.iloc[:0] if guessed else values
+    values = values[[arm not in guessed for arm in values["arm"]]]
     margin = None
     if question.margin is not None:
         first = values["metric"] == metrics[0]
@@ -91,7 +98,7 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
         _order(frame, lacking, "row"), _order(frame, lacking, "col"), metrics, {}, compared,
         question, frame, lacking, same_scale,
     )  # fmt: skip
-    _fill(table, values, baseline, tuned)
+    _fill(table, ranked, baseline, tuned)
     table.matched_kl, table.short_of_kl, table.margin_share = target, short, share
     table.along = [arms.short(name) for name in along]
     table.caption = caption(table)

@@ -50,8 +50,8 @@ def caption(table: AblationTable) -> str:
     judges = runs.get("config.judge.name", pd.Series(dtype=str)).dropna().unique()
     if table.matched_kl is not None:
         told.append(
-            f"Judge reward at KL {table.matched_kl:.2f} nats, read off straight lines from the SFT "
-            "policy through each cell's own runs"
+            f"Judge reward at KL {table.matched_kl:.2f} nats, read off the curve from the SFT "
+            "policy through each cell's own runs, linear in the root of KL between known points"
             + (f" (which differ in {', '.join(table.along)})." if table.along else ".")
         )
     if len(judges):
