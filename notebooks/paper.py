@@ -130,20 +130,16 @@ ours = runs_of(table, arms_of)
 if len(ours):
     start = ours.groupby("block")[ours.columns[-1]].first()
     sft = pd.DataFrame({"name": "sft", "block": start.index, "value": start.to_numpy()})
-    gain = ours.groupby("name")["value"].mean() - start.mean()
-    offline = [name for name in gain.index if " offline " in name]
-    margin = 0.1 * float(gain[offline].max()) if offline else float("nan")
     ours = pd.concat([ours, sft])
-else:
-    margin = float("nan")
-fixed = str(view.study.settings.get("margin", ""))
-margin = float(fixed) if fixed.replace(".", "", 1).isdigit() else margin
+known = table is not None and table.question.margin is not None
+margin = table.question.margin if known else float("nan")
+share = table.margin_share if known else None
 print(
     f"margin: {margin:.3f}"
     + (
         " (fixed in the sweep file)"
-        if fixed
-        else " (10 % of the best offline gain, read off these runs)"
+        if share is None
+        else f" ({100 * share:g} % of the best offline gain, read off these runs)"
     )
 )
 ours.groupby("name", sort=False)["value"].agg(["mean", "std", "count"]).round(3)
