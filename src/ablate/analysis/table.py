@@ -77,6 +77,8 @@ class AblationTable:
     #: nats, where arms are compared at equal KL; and the curves that do not reach it
     matched_kl: float | None = None
     short_of_kl: list[str] = field(default_factory=list)
+    #: id of a run -> id of the baseline's run of the same block
+    partners: dict[str, str] = field(default_factory=dict)
     #: settings in which the runs of one curve differ
     along: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
