@@ -4,11 +4,12 @@ import time
 
 from rich.console import Console
 
-from ablate.cli.sweep import checked, show_results, tuning_line, with_threads
+from ablate.cli.sweep import checked, show_results, tell, tuning_line, with_threads
 from ablate.config.expand import Expansion
 from ablate.config.launcher import SlurmConfig
 from ablate.errors import SchedulerError
 from ablate.launch.hopeless import cancel_hopeless
+from ablate.launch.launches import launching
 from ablate.launch.local import RunOutcome
 from ablate.launch.slurm import check_tasks, submit
 from ablate.launch.status import counts, sweep_status
@@ -30,12 +31,15 @@ def sweep_on_slurm(
     check_tasks(list(sweep.plans.values()), config)
     # of a run; the tasks of a node divide them
     with_threads(sweep, config.cpus_per_task * config.tasks_per_node)
-    freeze(sweep, arguments, "slurm", config.model_dump())
-    return submit_and_tell(console, sweep, config)
+    # until the jobs that will read them are in the queue
+    with launching(sweep.layout, sweep.name):
+        tell(console, freeze(sweep, arguments, "slurm", config.model_dump()))
+        submit_and_tell(console, sweep, config)
+    return wait(console, sweep, config.poll_seconds) if config.wait else []
 
 
-def submit_and_tell(console: Console, sweep: Sweep, config: SlurmConfig) -> list[RunOutcome]:
-    """Submits, says what was submitted and what to type next, and stays if that was asked."""
+def submit_and_tell(console: Console, sweep: Sweep, config: SlurmConfig) -> None:
+    """Submits, says what was submitted and what to type next."""
     submission = submit(sweep, config)
     told = [f"{len(sweep.plans)} runs", f"{submission.stored} in the store"]
     if submission.already_queued:
@@ -62,7 +66,6 @@ def submit_and_tell(console: Console, sweep: Sweep, config: SlurmConfig) -> list
         highlight=False,
         soft_wrap=True,
     )
-    return wait(console, sweep, config.poll_seconds) if config.wait else []
 
 
 def wait(console: Console, sweep: Sweep, seconds: float) -> list[RunOutcome]:

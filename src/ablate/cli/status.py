@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
 
     Jobs that can never start are cancelled, and told. Where SLURM does not answer, that is said.
 
-    Returns 1 if any run failed.
+    Returns 1 if any run failed, or is missing and nobody works on it.
     """
     layout, words, flags = split_words(argv, USAGE)
     if len(words) > 1 or flags - {"--all"}:
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
             console.print(f"         {escape(status.reason.splitlines()[0])}", highlight=False)
         if status.log and status.state in ("failed", "lost"):
             console.print(f"         {escape(str(status.log))}", highlight=False)
-    bad = sum(found.get(state, 0) for state in ("failed", "stuck", "lost"))
+    bad = sum(found.get(state, 0) for state in ("failed", "stuck", "lost", "missing"))
     if bad:
         console.print(f"[dim]`ablate retry {folder.name}` tries {bad} of them again[/]")
     return 1 if bad else 0

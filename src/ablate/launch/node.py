@@ -26,6 +26,7 @@ from ablate.launch.second_phase import resolve
 from ablate.launch.sweep import thaw
 from ablate.launch.tasks import own_tasks
 from ablate.launch.tuning import settle
+from ablate.launch.witness import Witness
 from ablate.launch.worker import work
 from ablate.stages.forks import death, fork_context, start
 from ablate.store import records
@@ -141,16 +142,26 @@ class _Job:
             return "failed"
 
     def _piece(self, frozen: str, stage: str | None, log: str, ranks: dict[str, str]) -> str:
-        code, result = self._run_child(frozen, stage, log, ranks)
-        if code == 0 and result:
-            return "done"
-        if "reason" not in result:
+        forced = read_json(Path(frozen))["force"] is not False
+        witness = Witness(self.layout, Path(frozen).stem, stage, forced)
+        alone = self.tasks.size == 1
+        # many runs may need a stage, so one whose process died without a word is tried once more
+        for _ in range(2 if stage is not None and alone else 1):
+            code, result = self._run_child(frozen, stage, log, ranks)
+            # the store has the last word: a process may have died after it had published
+            if (code == 0 and result) or witness.published():
+                return "done"
+            if "reason" in result:
+                break
             self._end_if_asked()
         reason = result.get("reason") or death(code)
-        if stage is not None:
-            failed.note(self.folder, stage, reason, log)
-        elif "reason" not in result:
-            self._note_run(Path(frozen).stem, reason)
+        print(f"{log}: {reason}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            if stage is None and not witness.told():
+                self._note_run(Path(frozen).stem, reason)
+            elif stage is not None and ("reason" in result or alone):
+                failed.note(self.folder, stage, reason, log)
+            # else the tasks of another job may do what these could not: no word against the stage
         return "failed"
 
     def _run_child(

@@ -8,6 +8,7 @@ from pathlib import Path
 from ablate.errors import SchedulerError
 from ablate.launch import failed, scheduler
 from ablate.launch.jobs import log_name, run_key
+from ablate.launch.pools import PoolAtWork, pools
 from ablate.launch.slurm import submitted
 from ablate.store import claims, records
 from ablate.store.layout import Layout
@@ -25,8 +26,9 @@ _WAITS = {"Dependency": "waits for its stages", "Priority": "waits for its turn"
 class RunStatus:
     """One run of a sweep.
 
-    `lost`: its job ended without a word; `stuck`: its job waits for what will never be, or is held;
-    `unknown`: it has a job, and the scheduler could not be asked; `missing`: nobody works on it.
+    `queued`: a job of SLURM or a local pool will come to it; `lost`: its job ended without a word;
+    `stuck`: its job waits for what will never be, or is held; `unknown`: it has a job, and the
+    scheduler could not be asked; `missing`: nobody works on it.
     """
 
     identity: str
@@ -50,14 +52,20 @@ def sweep_status(folder: Path) -> list[RunStatus]:
         if contest.choice is not None
         for seed, identity in contest.choice.runs.items()
     }
+    local = pools(layout, folder.name)
+    pool = local[0] if local else None
+    # a pool that is at work tries again what failed before it began
+    since = max(found.time, pool.since) if pool is not None else found.time
     known = [
         _status(
             folder, layout, identity, found.names[identity],
-            run_key(promised.get(identity, identity)), jobs, queue, found.time,
+            run_key(promised.get(identity, identity)), jobs, queue, since, pool,
         )
         for identity in found.runs
     ]  # fmt: skip
-    return known + [_awaited(found, contest, seed, jobs, queue) for contest, seed in found.open()]
+    return known + [
+        _awaited(found, contest, seed, jobs, queue, pool) for contest, seed in found.open()
+    ]
 
 
 def _queue() -> dict[str, scheduler.Queued] | None:
@@ -78,6 +86,7 @@ def _awaited(
     seed: int,
     jobs: dict[str, str],
     queue: dict[str, scheduler.Queued] | None,
+    pool: PoolAtWork | None,
 ) -> RunStatus:
     """A run of the second phase whose settings are not chosen yet."""
     promise = contest.promise(seed)
@@ -88,7 +97,7 @@ def _awaited(
     queued = queue.get(job) if queue and job is not None else None
     reason = f"waits for the choice among {len(contest.trials)} trials"
     if queued is None:
-        return RunStatus(promise, name, "missing", reason)
+        return RunStatus(promise, name, "missing" if pool is None else "queued", reason)
     if queued.stuck is not None:
         return RunStatus(promise, name, "stuck", queued.stuck, None, job)
     return RunStatus(promise, name, queued.state, reason, None, job)
@@ -103,6 +112,7 @@ def _status(
     jobs: dict[str, str],
     queue: dict[str, scheduler.Queued] | None,
     since: float,
+    pool: PoolAtWork | None,
 ) -> RunStatus:
     state = records.status(layout, identity)
     if state is not None:
@@ -124,6 +134,9 @@ def _status(
         return RunStatus(identity, name, "failed", reason, shown or _stage_log(folder, reason), job)
     if claims.is_held(layout.claims / run_key(identity)):
         return RunStatus(identity, name, "running", None, shown, job)
+    if pool is not None:
+        waits = f"waits for its turn on {pool.host}, process {pool.pid}"
+        return RunStatus(identity, name, "queued", waits, shown)
     if job is not None and queue is None:
         return RunStatus(identity, name, "unknown", _unknown(job), shown, job)
     if job is not None:
