@@ -98,19 +98,16 @@ def named(made, name):
     return runs.assign(value=runs[metric].astype(float))[["name", "block", "value"]]
 
 
-contrasts, margin = {}, float("nan")
+contrasts, margin, source = {}, float("nan"), "no runs"
 if table is not None:
     points_along = read_tables(table.runs, CURVE)
     contrasts = paper.study(table.runs, view.frame, points_along, metric)
     ours = named(table, lambda runs: runs.assign(name=paper.arm_names(runs))).dropna()
-    start = table.runs.groupby("block")[f"reward_sft/{metric.partition('/')[2]}"].first().mean()
-    gain = ours.groupby("name", sort=False)["value"].mean() - start
-    margin = paper.MARGIN * float(gain[[n for n in gain.index if n.endswith("offline gold")]].max())
-fixed = str(view.study.settings.get("margin", ""))
-if fixed.replace(".", "", 1).isdigit():
-    margin, source = float(fixed), "fixed in the sweep file"
-else:
-    source = "10 % of the best offline gain, read off these runs"
+    share = table.margin_share
+    margin = table.question.margin if table.question.margin is not None else float("nan")
+    source = "fixed in the sweep file"
+    if share is not None:
+        source = f"{100 * share:g} % of the best offline gain, read off these runs"
 print(f"our margin: {margin:.3f} ({source})")
 tables = {
     base: paper.published(table2, table3, table4, base) for base in ("llama3-8b", "llama3-70b")

@@ -118,7 +118,17 @@ def test_a_percentage_is_a_share_of_the_best_gain(
         [frame["objective"], frame["num_responses"]]
     ).mean().max()  # fmt: skip
     assert f"no difference of more than {gain / 10:.3f}" in " ".join(shown.split())
-    assert "share of a gain seen in these same runs" in " ".join(shown.split())
+    assert "10 % of the best offline gain over SFT, was read off these runs" in " ".join(
+        shown.split()
+    )
+    # what is not said is the same share
+    assert run([*QUESTION, f"results_dir={store}"]) == 0
+    assert capsys.readouterr().out == shown
+    words = [*QUESTION, f"results_dir={store}", "--metric", "kl"]
+    assert run(words) == 0
+    assert "≈" not in capsys.readouterr().out
+    assert run([*words, "--margin", "10%"]) == 2
+    assert "give a number" in capsys.readouterr().err
 
 
 def test_arms_at_equal_kl(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,6 +83,7 @@ class Maker:
             "<h3>At equal KL</h3>",
             h.table_of(equal),
             h.paragraph(equal.caption, "caption"),
+            h.points([n for n in equal.notes if n not in self.table.notes], "points note"),
         ]
 
     def overoptimisation(self) -> list[str]:
