@@ -56,8 +56,8 @@ def test_the_match_is_told_only_where_a_sweep_has_several() -> None:
     none = pd.DataFrame({"id": []})
     for matches, wanted in (
         ({"a": ["prompts"], "b": ["prompts"]}, ["dpo k=2", "dpo k=4"]),
-        ({"a": ["prompts", "compute"], "b": ["compute"]},
-         ["dpo k=2 (compute, prompts)", "dpo k=4 (compute)"]),
+        ({"a": ["prompts", "tokens"], "b": ["tokens"]},
+         ["dpo k=2 (prompts, tokens)", "dpo k=4 (tokens)"]),
     ):  # fmt: skip
         told = _choices(sweep(names, matches), none)
         assert [note.partition(":")[0] for note in told] == wanted
