@@ -195,14 +195,16 @@ def test_waiting_shows_progress_and_ends_with_the_table(
     def weather() -> None:
         while not slurm.scripts():
             time.sleep(0.1)
-        time.sleep(2)
+        slurm.until_asked()
         slurm.queue("100_0|RUNNING|None", "100_1|RUNNING|None")
-        time.sleep(2)
-        slurm.down(calls=4)
+        slurm.until_asked()
+        slurm.down()
+        slurm.until_asked()
         (tmp_path / "runs").rename(done)
-        time.sleep(2)
+        slurm.up()
+        slurm.until_asked()
         slurm.queue("100_1|RUNNING|None")
-        time.sleep(1)
+        slurm.until_asked()
         slurm.queue()
 
     change = threading.Thread(target=weather)
