@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ablate.launch import failed, scheduler
@@ -23,7 +23,6 @@ _WAITS = {"Dependency": "waits for its stages", "Priority": "waits for its turn"
 class RunStatus:
     """One run of a sweep.
 
-    `queued`: a job of SLURM or a local pool will come to it;
     `lost`: its job ended without a word; `stuck`: its job waits for what will never be;
     `missing`: nobody works on it.
     """
@@ -40,6 +39,9 @@ def sweep_status(folder: Path) -> list[RunStatus]:
     """Every run of a sweep, in its order."""
     layout = Layout(folder.parent.parent)
     found = read_sweep(folder)
+    local = pools(layout, folder.name)
+    # a pool that is at work tries again what failed before it began
+    since = max(found.time, local[0].since) if local else found.time
     jobs = submitted(folder)
     queue = scheduler.queue() if jobs and scheduler.available() else {}
     # a job of the second phase was named before anyone knew which run it would be
@@ -49,20 +51,24 @@ def sweep_status(folder: Path) -> list[RunStatus]:
         if contest.choice is not None
         for seed, identity in contest.choice.runs.items()
     }
-    local = pools(layout, folder.name)
-    pool = local[0] if local else None
-    # a pool that is at work tries again what failed before it began
-    since = max(found.time, pool.since) if pool is not None else found.time
     known = [
         _status(
             folder, layout, identity, found.names[identity],
-            run_key(promised.get(identity, identity)), jobs, queue, since, pool,
+            run_key(promised.get(identity, identity)), jobs, queue, since,
         )
         for identity in found.runs
     ]  # fmt: skip
-    return known + [
-        _awaited(found, contest, seed, jobs, queue, pool) for contest, seed in found.open()
-    ]
+    known += [_awaited(found, contest, seed, jobs, queue) for contest, seed in found.open()]
+    return [_with_pool(status, local[0]) for status in known] if local else known
+
+
+def _with_pool(status: RunStatus, pool: PoolAtWork) -> RunStatus:
+    """What nobody seemed to work on waits for the local pool, which will come to it."""
+    if status.state not in ("missing", "lost", "unknown"):
+        return status
+    waits = f"waits for its turn on {pool.host}, process {pool.pid}"
+    reason = status.reason if status.state == "missing" else None
+    return replace(status, state="queued", reason=reason or waits, job=None)
 
 
 def _awaited(
@@ -71,7 +77,6 @@ def _awaited(
     seed: int,
     jobs: dict[str, str],
     queue: dict[str, scheduler.Queued],
-    pool: PoolAtWork | None,
 ) -> RunStatus:
     """A run of the second phase whose settings are not chosen yet."""
     promise = contest.promise(seed)
@@ -80,7 +85,7 @@ def _awaited(
     queued = queue.get(job) if job is not None else None
     reason = f"waits for the choice among {len(contest.trials)} trials"
     if queued is None:
-        return RunStatus(promise, name, "missing" if pool is None else "queued", reason)
+        return RunStatus(promise, name, "missing", reason)
     if queued.hopeless:
         return RunStatus(promise, name, "stuck", f"SLURM says {queued.reason}", None, job)
     return RunStatus(promise, name, queued.state, reason, None, job)
@@ -95,7 +100,6 @@ def _status(
     jobs: dict[str, str],
     queue: dict[str, scheduler.Queued],
     since: float,
-    pool: PoolAtWork | None,
 ) -> RunStatus:
     state = records.status(layout, identity)
     if state is not None:
@@ -117,9 +121,6 @@ def _status(
         return RunStatus(identity, name, "failed", reason, shown or _stage_log(folder, reason), job)
     if claims.is_held(layout.claims / run_key(identity)):
         return RunStatus(identity, name, "running", None, shown, job)
-    if pool is not None:
-        waits = f"waits for its turn on {pool.host}, process {pool.pid}"
-        return RunStatus(identity, name, "queued", waits, shown)
     if job is not None:
         words = f"job {job} ended without a word (killed, cancelled, or out of memory)"
         return RunStatus(identity, name, "lost", words, shown or _job_log(folder, job), job)

@@ -3,7 +3,6 @@
 import contextlib
 import secrets
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from ablate.stages.graph import RunPlan, Stage
 from ablate.stages.keep import reduce_policies
 from ablate.stages.registry import KINDS, RUN_STAGES
 from ablate.stages.team import launched
-from ablate.stages.tracker import Tracker, open_tracker
+from ablate.stages.tracker import open_tracker
 from ablate.store import claims, files, records
 from ablate.store.layout import Layout, check_writable
 from ablate.store.provenance import provenance
@@ -116,6 +115,7 @@ def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display)
             record = records.publish(
                 layout, plan.identity, private, data, again=plan.run.force is not False
             )
+        tracker.finish(_summary(record))
     except AblateError as error:
         _fail(attempt, name, str(error), error)
         raise
@@ -129,17 +129,7 @@ def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display)
         _forget(layout, attempt)
         raise
     _forget(layout, attempt)
-    _finish(tracker, record)
     return record
-
-
-def _finish(tracker: Tracker, record: Record) -> None:
-    """Ends the mirror; the run is recorded, so one that cannot be ended costs no more than that."""
-    try:
-        tracker.finish(_summary(record))
-    except Exception as error:
-        told = f"run {record.short} is recorded, but its mirror could not be completed: {error}"
-        print(scrub(told), file=sys.stderr)
 
 
 def _forget(layout: Layout, attempt: Path) -> None:
