@@ -10,8 +10,7 @@ from pathlib import Path
 
 from sweeps import go, sweep_of
 
-from ablate.launch.launches import launching
-from ablate.launch.pools import pools
+from ablate.launch.pools import at_work, pools
 from ablate.launch.status import sweep_status
 from ablate.store import claims, files, records
 from ablate.store.layout import Layout
@@ -61,7 +60,7 @@ def test_a_local_sweep_is_running_and_queued_until_it_is_cancelled(
 
 def test_a_sweep_on_another_host_is_named_and_left_alone(ablate: Command, tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, ["objective=dpo"])
-    with launching(sweep.layout, sweep.name):
+    with at_work(sweep.layout, sweep.name):
         (path,) = sweep.layout.claims.iterdir()
         owner = files.read_json(path / claims.OWNER)
         files.write_json(path / claims.OWNER, {**owner, "host": "elsewhere", "pid": 12345})
@@ -77,9 +76,8 @@ def test_a_pool_that_died_is_not_at_work(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from ablate.launch.launches import launching; from ablate.store.layout import Layout\n"
-        "from ablate.launch.pools import pools\n"
-        "with launching(Layout(Path(sys.argv[1])), 'x'):\n"
+        "from ablate.launch.pools import at_work, pools; from ablate.store.layout import Layout\n"
+        "with at_work(Layout(Path(sys.argv[1])), 'x'):\n"
         "    assert len(pools(Layout(Path(sys.argv[1])), 'x')) == 1\n"
         "    os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -95,7 +93,7 @@ def test_what_a_pool_will_try_again_is_queued_not_failed(tmp_path: Path) -> None
     attempt = records.new_attempt(sweep.layout, identity)
     records.write_failure(attempt, "dpo", "the try before", None)
     assert [s.state for s in sweep_status(sweep.folder)] == ["failed"]
-    with launching(sweep.layout, sweep.name):
+    with at_work(sweep.layout, sweep.name):
         assert [s.state for s in sweep_status(sweep.folder)] == ["queued"]
         again = records.new_attempt(sweep.layout, identity)
         records.write_failure(again, "dpo", "this try", None)
