@@ -1,5 +1,6 @@
 """From a store to a table: cells, tests, refusals, and a note on everything unusual."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 
 from ablate.analysis import AblationTable, Question, build, differences
+from ablate.analysis.notebook import View
 from ablate.errors import ConfigError, DataError
 from ablate.metrics import win_rate
 from ablate.results import load_study
@@ -249,6 +251,69 @@ def test_tuned_cells_report_fresh_seeds_with_trials_and_their_spread(root: Path)
         table(root, rows=("objective",), choose_by="reward/valid", metrics=("reward/valid",))
     with pytest.raises(ConfigError, match="valid only"):
         table(root, rows=("objective",), choose_by="reward/test")
+
+
+def in_two_phases(root: Path) -> pd.DataFrame:
+    """Runs of a sweep that tunes: seed 1000 chose the larger β, seeds 0 to 2 report it."""
+    ids = []
+    for name in ("dpo", "ipo"):
+        for beta in (0.1, 0.2, 0.3):
+            made = answers(5 + 3 * beta, 9, prompts=40, spread=0.1)
+            record = put(root, made, objective=name, objective__beta=beta, seed=1000)
+            ids.append(record.identity)
+        for seed in (0, 1, 2):
+            made = answers(5.5, seed + 10 * (name == "ipo"), prompts=40, spread=0.2)
+            put(root, made, objective=name, objective__beta=0.3, seed=seed)
+    frame = load_study(root).frame
+    return frame.assign(phase=["tune" if i in ids else "report" for i in frame["id"]]).copy()
+
+
+@pytest.mark.parametrize("choose_by", [None, "reward/valid"])
+def test_arms_at_equal_kl_are_the_reported_runs(root: Path, choose_by: str | None) -> None:
+    frame = in_two_phases(root)
+    question = Question(rows=("objective",), baseline="dpo", matched_kl="max", choose_by=choose_by)
+    made = build(frame, frame.iloc[:0], question)
+    assert {entry.seeds for entry in made.entries.values()} == {(0, 1, 2)}
+    assert set(made.runs["phase"]) == {"report"}
+    with pytest.raises(DataError, match="no run yet that reports"):
+        build(frame[frame["phase"] == "tune"], frame.iloc[:0], question)
+
+
+def test_a_share_of_the_best_gain_is_of_the_reported_cells(root: Path) -> None:
+    frame = in_two_phases(root)
+    question = Question(
+        rows=("objective",), baseline="dpo", choose_by="reward/valid", margin_share=0.1,
+        metrics=("reward/test", "kl"),
+    )  # fmt: skip
+    made = build(frame, frame.iloc[:0], question)
+    gain = (made.runs["reward/test"] - made.runs["reward_sft/test"]).groupby(made.runs["row"])
+    assert made.question.margin == pytest.approx(0.1 * gain.mean().max())
+    assert made.margin_share == 0.1
+    assert "in judge reward, test (two one-sided tests" in made.caption, "which of two metrics"
+    assert "read off these runs after the fact" in made.caption
+    fixed = build(frame, frame.iloc[:0], replace(question, margin=0.2))
+    assert (fixed.question.margin, fixed.margin_share) == (0.2, None)
+    assert "after the fact" not in fixed.caption
+    # checkpoints chosen in different ways are cells of their own
+    two = frame.assign(**{"config.training.select_checkpoint": "valid"}).copy()
+    better = two.assign(
+        **{"config.training.select_checkpoint": "last", "reward/test": two["reward/test"] + 1},
+        id=two["id"] + "x",
+    )
+    both = build(
+        pd.concat([two, better], ignore_index=True).copy(), frame.iloc[:0],
+        replace(question, rows=("objective", "training.select_checkpoint"), baseline="dpo valid"),
+    )  # fmt: skip
+    assert both.question.margin == pytest.approx(made.question.margin + 0.1)
+    # as a notebook reads it from a sweep's settings
+    study = replace(load_study(root), frame=frame, settings={"margin": "10%"})
+    shown = View(study, frame, frame.iloc[:0], []).table(["objective"], baseline="dpo")
+    assert shown is not None
+    assert (shown.question.margin, shown.margin_share) == (made.question.margin, 0.1)
+    # no offline cell gained
+    online = build(frame.assign(collection="online"), frame.iloc[:0], question)
+    assert online.question.margin is None
+    assert "≈" not in online.caption
 
 
 def test_the_seeds_that_chose_are_refused_or_noted(root: Path) -> None:

@@ -9,14 +9,18 @@ from ablate.analysis.blocked import fit_blocks
 from ablate.analysis.caption import caption
 from ablate.analysis.cells import half_width, varied_settings
 from ablate.analysis.contrasts import LEVEL, differences
-from ablate.analysis.frontier import AT_KL, at_matched_kl
+from ablate.analysis.frontier import AT_KL, CHORD, READ, at_matched_kl
+from ablate.analysis.margins import settle
 from ablate.analysis.measure import measure, resolve
 from ablate.analysis.multiplicity import possible_best
 from ablate.analysis.notes import notes
+from ablate.analysis.reported import one_trial, without_trials
 from ablate.analysis.table import AblationTable, Entry, Key, Question
-from ablate.analysis.tuning import Tuned, choose
+from ablate.analysis.tuning import Tuned
 from ablate.errors import ConfigError, DataError
-from ablate.metrics import METRICS, describe
+from ablate.metrics import describe
+from ablate.results.load import CURVE
+from ablate.results.tables import read_tables
 
 
 def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> AblationTable:
@@ -46,23 +50,32 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
     frame, lacking = _keyed(frame, rows, cols), _keyed(lacking, rows, cols)
     same_scale = _check_judges(frame, cols)
     target, short, along = None, list[str](), list[str]()
-    if question.matched_kl is None:
-        frame, tuned = _one_trial(frame, rows, cols, question)
-    else:
+    tuned: dict[tuple[Key, Key], Tuned] = {}
+    if question.matched_kl is None or question.choose_by is not None:
+        frame, tuned = one_trial(frame, rows, cols, question)
+    settled = settle(question, without_trials(frame), metrics[0], same_scale)
+    share = question.margin_share if settled.margin != question.margin else None
+    question = settled
+    if question.matched_kl is not None:
+        # without a choice, trials of a cell are points of one curve; those of a sweep's first
+        # phase had other seeds and belong to no report
+        frame = without_trials(frame)
         split = metrics[0].partition("/")[2]
         wanted = None if question.matched_kl == "max" else float(question.matched_kl)
         cells = frame.groupby(["row", "col"], sort=False)
         differing = arms.trial_settings(frame)
         along = sorted({name for _, part in cells for name in arms.trial_settings(part, differing)})
-        frame, target, short = at_matched_kl(frame, split, wanted)
-        metrics, tuned = [f"{AT_KL}/{split}"], {}
+        curves = read_tables(frame, CURVE)
+        matched = at_matched_kl(frame, split, wanted, curves)
+        frame, target, short = matched.frame, matched.kl, matched.short
+        metrics = [f"{AT_KL}/{split}"]
     frame = frame.assign(
         block=_blocks(frame), arm=list(zip(frame["row"], frame["col"], strict=True))
     )
     baseline = _baseline(frame, rows, cols, question.baseline)
     partners = _partners(frame, baseline)
     for metric in metrics:
-        if METRICS.get(metric.split("/")[0]) and describe(metric).against and not partners:
+        if describe(metric).against and not partners and metric not in frame:
             raise ConfigError(f"{metric} is measured against a baseline: name one with --baseline")
         if tuned and metric.endswith("/valid"):
             raise DataError(
@@ -72,6 +85,9 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
         frame = measure(frame, metric, partners)
     tested = [metric for metric in metrics if not describe(metric).against]
     values = _long(frame, tested, same_scale)
+    guessed = set(frame.loc[frame[READ] == CHORD, "arm"]) if READ in frame else set()
+    ranked = values.iloc[:0] if guessed else values
+    values = values[[arm not in guessed for arm in values["arm"]]]
     margin = None
     if question.margin is not None:
         first = values["metric"] == metrics[0]
@@ -82,8 +98,9 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
         _order(frame, lacking, "row"), _order(frame, lacking, "col"), metrics, {}, compared,
         question, frame, lacking, same_scale,
     )  # fmt: skip
-    _fill(table, values, baseline, tuned)
-    table.matched_kl, table.short_of_kl = target, short
+    _fill(table, ranked, baseline, tuned)
+    table.matched_kl, table.short_of_kl, table.partners = target, short, partners
+    table.margin_share = share
     table.along = [arms.short(name) for name in along]
     table.caption = caption(table)
     table.notes = notes(table, latest.left_out)
@@ -113,56 +130,6 @@ def _check_judges(frame: pd.DataFrame, cols: list[str]) -> bool:
     for col, part in frame.groupby("col", sort=False):
         arms.check_comparable(part, f"the runs of column {' '.join(col)}")
     return False
-
-
-def _one_trial(
-    frame: pd.DataFrame, rows: list[str], cols: list[str], question: Question
-) -> tuple[pd.DataFrame, dict[tuple[Key, Key], Tuned]]:
-    """Cells that hold one trial each, chosen where there are several and the question says how."""
-    parts, tuned = [], {}
-    differing = arms.trial_settings(frame)
-    for cell, part in frame.groupby(["row", "col"], sort=False):
-        mixed = arms.trial_settings(part, differing)
-        phases = set(part["phase"]) if "phase" in part else set()
-        if phases == {"tune"}:
-            # nothing is chosen yet: the runs that will report it are among those that lack
-            continue
-        if not mixed and len(phases) < 2:
-            parts.append(part)
-            continue
-        name = "the cell " + _title(rows, cols, *cell)
-        told = "; ".join(
-            f"{arms.short(c)} ({', '.join(dict.fromkeys(part[c].map(arms.plain)))})" for c in mixed
-        )
-        if question.choose_by is None:
-            raise ConfigError(
-                f"{name} mixes runs that differ in {told}. Add these to --rows or --cols, choose "
-                "one with --where setting=value, or let valid choose with --choose reward/valid"
-            )
-        by = resolve(frame, question.choose_by)
-        if not by.endswith("/valid"):
-            raise ConfigError(f"--choose {question.choose_by}: trials are chosen on valid only")
-        part = measure(part, by, {})
-        trials = [
-            " ".join(
-                f"{arms.short(c)}={arms.plain(value)}" for c, value in zip(mixed, line, strict=True)
-            )
-            for line in part[mixed].itertuples(index=False)
-        ]
-        picked = choose(
-            part.assign(trial=trials), by, better=describe(by).better or 1,
-            reuse=question.reuse_seeds, name=name,
-        )  # fmt: skip
-        tuned[cell] = picked
-        parts.append(picked.frame)
-    if not parts:
-        raise DataError("trials have finished, and no run yet that reports the best of them")
-    return pd.concat(parts).sort_index().copy(), tuned
-
-
-def _title(rows: list[str], cols: list[str], row: Key, col: Key) -> str:
-    names = [arms.short(name) for name in [*rows, *cols]]
-    return " ".join(f"{n}={v}" for n, v in zip(names, [*row, *col], strict=True)) or "of all runs"
 
 
 def _blocks(frame: pd.DataFrame) -> list[str]:

@@ -50,8 +50,8 @@ def caption(table: AblationTable) -> str:
     judges = runs.get("config.judge.name", pd.Series(dtype=str)).dropna().unique()
     if table.matched_kl is not None:
         told.append(
-            f"Judge reward at KL {table.matched_kl:.2f} nats, read off straight lines from the SFT "
-            "policy through each cell's own runs"
+            f"Judge reward at KL {table.matched_kl:.2f} nats, read off the curve from the SFT "
+            "policy through each cell's own runs, linear in the root of KL between known points"
             + (f" (which differ in {', '.join(table.along)})." if table.along else ".")
         )
     if len(judges):
@@ -91,8 +91,13 @@ def _test_told(table: AblationTable) -> str:
     )
     if table.question.margin is not None:
         first = table.metrics[0]
-        told += (
-            f" ≈ no difference of more than {number(table.question.margin, first)} "
-            "(two one-sided tests, Holm)."
-        )
+        told += f" ≈ no difference of more than {number(table.question.margin, first)}"
+        if len(table.metrics) > 1:
+            told += f" in {title(first)}"
+        told += " (two one-sided tests, Holm)."
+        if table.margin_share is not None:
+            told += (
+                f" That margin, {100 * table.margin_share:g} % of the best offline gain over SFT, "
+                "was read off these runs after the fact; one fixed beforehand is better."
+            )
     return told

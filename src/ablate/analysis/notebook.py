@@ -10,6 +10,7 @@ import pandas as pd
 from ablate.analysis import arms
 from ablate.analysis import report_html as h
 from ablate.analysis.build import build
+from ablate.analysis.margins import read_margin
 from ablate.analysis.table import AblationTable, Question
 from ablate.errors import AblateError, StoreError
 from ablate.results import Study, load_study
@@ -67,15 +68,16 @@ class View:
         more = [name for name in by_design if name not in (*rows, *cols, "seed")]
         across = tuple(name for name in cols if self._varies(name))
         down = tuple(name for name in dict.fromkeys([*rows, *more]) if self._varies(name))
+        share = None
         if margin is None:
-            told = fixed_margin(fixed, metrics[0]) or ""
-            margin = float(told) if told.replace(".", "", 1).isdigit() else None
+            margin, share = read_margin(fixed_margin(fixed, metrics[0]))
         question = Question(
             rows=down or tuple(rows[:1]),
             cols=across,
             metrics=tuple(metrics),
             baseline=baseline,
             margin=margin,
+            margin_share=share,
             choose_by=str(fixed.get("choose") or "reward/valid"),
         )
         bases: list[str | None] = [None]

@@ -9,6 +9,7 @@ from scipy import stats
 
 from ablate.analysis import arms
 from ablate.analysis.caption import name_of, number, title
+from ablate.analysis.frontier import CHORD, READ, RECORDED
 from ablate.analysis.power_notes import power_notes
 from ablate.analysis.table import AblationTable, Entry
 from ablate.metrics import describe
@@ -73,6 +74,24 @@ def _without_value(table: AblationTable) -> Iterator[str]:
 def _short_of_kl(table: AblationTable) -> Iterator[str]:
     if table.short_of_kl:
         yield f"left out, because they stay below that KL: {'; '.join(table.short_of_kl)}"
+    if READ not in table.runs:
+        return
+    found = {
+        how: dict.fromkeys(name_of(table, *arm) for arm in part["arm"])
+        for how, part in table.runs.groupby(READ, sort=False)
+    }
+    if RECORDED in found:
+        yield (
+            "read along the curve that runs recorded while they trained (its shape, on valid "
+            f"prompts): {'; '.join(found[RECORDED])}"
+        )
+    if CHORD in found:
+        yield (
+            "not tested, and no cell in bold: these values lie between the SFT policy and the "
+            "nearest point known of a run, on a line over the root of KL. That law (arXiv "
+            "2210.10760) is assumed; runs of the same seeds closer to SFT (larger β), or "
+            f"collection.curve_every, would show what is true: {'; '.join(found[CHORD])}"
+        )
 
 
 def _seeds(table: AblationTable) -> Iterator[str]:
@@ -109,11 +128,6 @@ def _untested(table: AblationTable) -> Iterator[str]:
         yield (
             f"{', '.join(against)}: paired with the baseline's run of the same seed, intervals "
             "over seeds; not tested beside the metrics they derive from"
-        )
-    if table.question.margin is not None and table.question.margin_from_data:
-        yield (
-            "the margin is a share of a gain seen in these same runs; one fixed in the sweep file "
-            "beforehand would be independent of them"
         )
     lost = table.comparisons[table.comparisons["difference"].isna()]
     if len(lost):

@@ -19,9 +19,10 @@ class Question:
     rows, cols: factors or settings; without rows, whatever the runs differ in. metrics: columns
     such as `reward/test`. baseline: a level of the rows (each column has its own baseline), or
     `setting=value,…` for one cell that all are compared with. margin: what counts as no
-    difference, in the first metric's unit. choose_by: the metric on valid that picks among the
-    trials of a cell. matched_kl: judge reward at this KL, in nats, or at the largest that all
-    reach (`max`), in place of the metrics.
+    difference, in the first metric's unit; without it `margin_share`, that share of the largest
+    gain over SFT among the table's offline cells, if the first metric is judge reward. choose_by:
+    the metric on valid that picks among the trials of a cell. matched_kl: judge reward at this KL,
+    in nats, or at the largest that all reach (`max`), in place of the metrics.
     """
 
     rows: tuple[str, ...] = ()
@@ -29,7 +30,7 @@ class Question:
     metrics: tuple[str, ...] = ("reward/test",)
     baseline: str | None = None
     margin: float | None = None
-    margin_from_data: bool = False
+    margin_share: float | None = None
     choose_by: str | None = None
     matched_kl: float | str | None = None
     reuse_seeds: bool = False
@@ -77,6 +78,10 @@ class AblationTable:
     #: nats, where arms are compared at equal KL; and the curves that do not reach it
     matched_kl: float | None = None
     short_of_kl: list[str] = field(default_factory=list)
+    #: the share of these runs' best offline gain that `question.margin` is, where nobody fixed it
+    margin_share: float | None = None
+    #: id of a run -> id of the baseline's run of the same block
+    partners: dict[str, str] = field(default_factory=dict)
     #: settings in which the runs of one curve differ
     along: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

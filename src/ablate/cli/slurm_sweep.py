@@ -7,7 +7,7 @@ from rich.console import Console
 from ablate.cli.sweep import checked, show_results, tell, tuning_line, with_threads
 from ablate.config.expand import Expansion
 from ablate.config.launcher import SlurmConfig
-from ablate.errors import ConfigError
+from ablate.errors import ConfigError, SchedulerError
 from ablate.launch.hopeless import cancel_hopeless
 from ablate.launch.launches import launching
 from ablate.launch.local import RunOutcome, processes_of
@@ -79,18 +79,29 @@ def submit_and_tell(console: Console, sweep: Sweep, config: SlurmConfig) -> None
 
 
 def wait(console: Console, sweep: Sweep, seconds: float) -> list[RunOutcome]:
-    """Stays until no run is queued or running, then prints the table."""
+    """Stays until no run is queued or running, then prints the table.
+
+    A scheduler that does not answer is told once, and asked again.
+    """
     said = ""
-    while True:
-        for message in cancel_hopeless(sweep.folder):
-            console.print(message, highlight=False)
-        statuses = sweep_status(sweep.folder)
-        found = counts(statuses)
-        line = ", ".join(f"{number} {state}" for state, number in found.items())
+
+    def say(line: str) -> str:
         if line != said:
             console.print(f"{time.strftime('%H:%M:%S')}  {line}", highlight=False)
-            said = line
-        if not found.get("queued") and not found.get("running"):
+        return line
+
+    while True:
+        try:
+            for message in cancel_hopeless(sweep.folder):
+                console.print(message, highlight=False)
+        except SchedulerError as error:
+            said = say(f"{error}; asked again every {seconds:g} s")
+            time.sleep(seconds)
+            continue
+        statuses = sweep_status(sweep.folder)
+        found = counts(statuses)
+        said = say(", ".join(f"{number} {state}" for state, number in found.items()))
+        if not any(found.get(state) for state in ("queued", "running", "unknown")):
             break
         time.sleep(seconds)
     good = [status.identity for status in statuses if status.state in ("done", "diverged")]

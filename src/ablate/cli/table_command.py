@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 from rich.console import Console
 
 from ablate.analysis import AblationTable, Question, arms, build
 from ablate.analysis.formats import FORMATS
+from ablate.analysis.margins import read_margin
 from ablate.cli.store_flags import Flags, take_results_dir, tell_damaged
 from ablate.cli.table_view import show
 from ablate.errors import ConfigError, DataError
@@ -38,7 +38,7 @@ def parser(name: str, description: str) -> Flags:
         "--margin",
         metavar="X",
         help="differences within ±X of the first metric count as none; 10%% is that share of the "
-        "best gain over SFT",
+        "best offline gain over SFT in these runs, which is the default where no file fixed one",
     )
     add("--where", action="append", default=[], metavar="SETTING=VALUE", help="runs to keep")
     add("--choose", metavar="METRIC", help="choose among a cell's trials by this metric on valid")
@@ -109,19 +109,25 @@ def make_table(study: Study, args: argparse.Namespace) -> AblationTable:
     fixed = study.settings
     metrics = _names(args.metric or fixed.get("metrics") or ["reward/test"])
     # a margin has the unit of the metric that it was fixed for
-    margin = args.margin if args.margin is not None else fixed_margin(fixed, metrics[0])
+    asked = args.margin if args.margin is not None else fixed_margin(fixed, metrics[0])
+    margin, share = read_margin(asked)
     question = Question(
         rows=_names(args.rows) or _names(fixed.get("rows") or []),
         cols=_names(args.cols) or _names(fixed.get("cols") or []),
         metrics=metrics,
         baseline=args.baseline or fixed.get("baseline"),
-        margin=_margin(margin, frame),
-        margin_from_data=str(margin).endswith("%"),
+        margin=margin,
+        margin_share=share,
         choose_by=args.choose or fixed.get("choose"),
         matched_kl=_matched_kl(args.matched_kl),
         reuse_seeds=args.reuse_seeds,
     )
     table = build(frame, lacking, question)
+    if args.margin is not None and table.question.margin is None:
+        raise ConfigError(
+            f"--margin {args.margin}: a share needs judge reward as the first metric, on one "
+            "scale, and an offline cell of the table that gained over SFT; give a number"
+        )
     table.notes += study.notes
     return table
 
@@ -151,29 +157,3 @@ def _matched_kl(given: str | None) -> float | str | None:
     if not 0 < value < float("inf"):
         raise ConfigError(f"--matched-kl {given}: a positive number of nats, or max")
     return value
-
-
-def _margin(given: str | float | None, frame: pd.DataFrame) -> float | None:
-    """The margin as a number; a percentage is that share of the best arm's gain over SFT.
-
-    Raises:
-        ConfigError: not a positive number, or a percentage where no arm gained.
-    """
-    if given is None:
-        return None
-    text = str(given)
-    try:
-        value = float(text.removesuffix("%"))
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise ConfigError(f"--margin {text}: a positive number, or a percentage such as 10%")
-    if not text.endswith("%"):
-        return value
-    offline = frame[frame["collection"] == "offline"]
-    gain = offline["reward/test"] - offline["reward_sft/test"]
-    settings = offline[["objective", "num_responses", "reward", "base_model", "dataset"]]
-    best = gain.groupby(settings.astype(str).agg(" ".join, axis=1)).mean().max()
-    if not best > 0:
-        raise ConfigError(f"--margin {text}: no offline arm gained over SFT; give a number")
-    return value / 100 * float(best)

@@ -104,8 +104,12 @@ def copy_sweeps(layout: Layout, target: Layout, names: list[str] | None) -> None
             )
             if identity in reasons:
                 attempt = target.attempts / identity / "1"
-                told = {"name": one.names[identity], "reason": reasons[identity], "time": one.time}
-                files.write_json(attempt / "failure.json", told)
+                failure = {
+                    "name": one.names[identity],
+                    "reason": reasons[identity],
+                    "time": one.time,
+                }
+                files.write_json(attempt / "failure.json", failure)
 
 
 def names(content: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from ablate.stages.graph import RunPlan, Stage
 from ablate.stages.keep import reduce_policies
 from ablate.stages.registry import KINDS, RUN_STAGES
 from ablate.stages.team import launched
-from ablate.stages.tracker import open_tracker, tell_again
+from ablate.stages.tracker import Tracker, open_tracker, tell_again
 from ablate.store import claims, files, records
 from ablate.store.layout import Layout, check_writable
 from ablate.store.provenance import keep_diff, provenance
@@ -120,20 +121,33 @@ def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display)
             record = records.publish(
                 layout, plan.identity, private, data, again=plan.run.force is not False
             )
-        tracker.finish(_summary(record))
     except AblateError as error:
         _fail(attempt, name, str(error), error)
         raise
     except OSError as error:
         _fail(attempt, name, str(error), error)
         raise StoreError(f"the results folder could not be written: {error}") from error
+    except Exception as error:
+        _fail(attempt, name, f"{type(error).__name__}: {error}", error)
+        raise
     except BaseException:
         _forget(layout, attempt)
         raise
+    else:
+        _forget(layout, attempt)
+        _finish(tracker, record)
+        return record
     finally:
         tracker.leave()
-    _forget(layout, attempt)
-    return record
+
+
+def _finish(tracker: Tracker, record: Record) -> None:
+    """Ends the mirror; the run is recorded, so one that cannot be ended costs no more than that."""
+    try:
+        tracker.finish(_summary(record))
+    except Exception as error:
+        told = f"run {record.short} is recorded, but its mirror could not be completed: {error}"
+        print(scrub(told), file=sys.stderr)
 
 
 def _forget(layout: Layout, attempt: Path) -> None:

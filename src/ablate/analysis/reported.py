@@ -1,0 +1,75 @@
+"""The runs that a table reports: one trial of each cell, chosen where there are several."""
+
+import pandas as pd
+
+from ablate.analysis import arms
+from ablate.analysis.measure import measure, resolve
+from ablate.analysis.table import Key, Question
+from ablate.analysis.tuning import Tuned, choose
+from ablate.errors import ConfigError, DataError
+from ablate.metrics import describe
+from ablate.results.sweeps import PHASE, TUNE
+
+NOT_YET = "trials have finished, and no run yet that reports the best of them"
+
+
+def without_trials(frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs without those that a sweep made only to choose by.
+
+    Raises:
+        DataError: no others have finished.
+    """
+    kept = frame[frame[PHASE] != TUNE] if PHASE in frame else frame
+    if kept.empty:
+        raise DataError(NOT_YET)
+    return kept
+
+
+def one_trial(
+    frame: pd.DataFrame, rows: list[str], cols: list[str], question: Question
+) -> tuple[pd.DataFrame, dict[tuple[Key, Key], Tuned]]:
+    """Cells that hold one trial each, chosen where there are several and the question says how."""
+    parts, tuned = [], {}
+    differing = arms.trial_settings(frame)
+    for cell, part in frame.groupby(["row", "col"], sort=False):
+        mixed = arms.trial_settings(part, differing)
+        phases = set(part[PHASE]) if PHASE in part else set()
+        if phases == {TUNE}:
+            # nothing is chosen yet: the runs that will report it are among those that lack
+            continue
+        if not mixed and len(phases) < 2:
+            parts.append(part)
+            continue
+        name = "the cell " + title_of(rows, cols, *cell)
+        told = "; ".join(
+            f"{arms.short(c)} ({', '.join(dict.fromkeys(part[c].map(arms.plain)))})" for c in mixed
+        )
+        if question.choose_by is None:
+            raise ConfigError(
+                f"{name} mixes runs that differ in {told}. Add these to --rows or --cols, choose "
+                "one with --where setting=value, or let valid choose with --choose reward/valid"
+            )
+        by = resolve(frame, question.choose_by)
+        if not by.endswith("/valid"):
+            raise ConfigError(f"--choose {question.choose_by}: trials are chosen on valid only")
+        part = measure(part, by, {})
+        trials = [
+            " ".join(
+                f"{arms.short(c)}={arms.plain(value)}" for c, value in zip(mixed, line, strict=True)
+            )
+            for line in part[mixed].itertuples(index=False)
+        ]
+        picked = choose(
+            part.assign(trial=trials), by, better=describe(by).better or 1,
+            reuse=question.reuse_seeds, name=name,
+        )  # fmt: skip
+        tuned[cell] = picked
+        parts.append(picked.frame)
+    if not parts:
+        raise DataError(NOT_YET)
+    return pd.concat(parts).sort_index().copy(), tuned
+
+
+def title_of(rows: list[str], cols: list[str], row: Key, col: Key) -> str:
+    names = [arms.short(name) for name in [*rows, *cols]]
+    return " ".join(f"{n}={v}" for n, v in zip(names, [*row, *col], strict=True)) or "of all runs"
