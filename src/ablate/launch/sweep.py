@@ -168,8 +168,7 @@ def _freeze_runs(sweep: Sweep) -> list[str]:
         plain = planned.run.model_dump(mode="json")
         before = launches.frozen_before(path)
         if before is None:
-            write_json(path, plain)
-            crash.point("sweep-run-frozen")
+            _write_run(path, plain)
         # what ran is what stands there
         elif before != plain and (
             planned.run.force is not False or not records.has_record(sweep.layout, identity)
@@ -180,8 +179,7 @@ def _freeze_runs(sweep: Sweep) -> list[str]:
     who = launches.readers(sweep.layout, sweep.name)
     if who is None:
         for identity, (_, plain) in changed.items():
-            write_json(sweep.frozen(identity), plain)
-            crash.point("sweep-run-frozen")
+            _write_run(sweep.frozen(identity), plain)
         _follow(sweep)
         return []
     for identity, (before, _) in changed.items():
@@ -244,7 +242,11 @@ def freeze_run(folder: Path, planned: RunPlan) -> None:
     """Writes one frozen run into the folder of a sweep, unless it is there."""
     path = folder / "runs" / f"{planned.identity}.json"
     if not path.exists():
-        write_json(path, planned.run.model_dump(mode="json"))
+        _write_run(path, planned.run.model_dump(mode="json"))
+
+
+def _write_run(path: Path, plain: dict[str, Any]) -> None:
+    write_json(path, plain)
     crash.point("sweep-run-frozen")
 
 
