@@ -1,5 +1,6 @@
 """From a store to a table: cells, tests, refusals, and a note on everything unusual."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,6 +63,16 @@ def test_every_number_comes_from_the_runs(store: Path) -> None:
     data = made.data
     assert len(data) == 8
     assert set(data["num_responses"]) == {"2", "4"}
+
+
+def test_a_margin_out_of_reach_is_told(store: Path) -> None:
+    question = {"rows": ("objective",), "cols": ("num_responses",), "baseline": "dpo"}
+    near = told(table(store, **question, margin=0.05))
+    needed = re.search(r"≈ would take about (\d+) seeds per cell even if nothing differed", near)
+    assert needed is not None
+    assert int(needed[1]) > 3
+    assert "even if nothing differed" not in told(table(store, **question, margin=5.0))
+    assert "even if nothing differed" not in told(table(store, **question))
 
 
 def test_a_baseline_of_one_cell_is_compared_with_all_others(store: Path) -> None:
