@@ -13,10 +13,11 @@
 #
 # Tables 2 to 4 of *Reward-aware Preference Optimization*
 # ([arXiv 2502.00203](https://arxiv.org/abs/2502.00203)) next to ours, and its seven findings, each
-# judged twice: on the paper's own intervals, and on ours. A finding is a conjunction of claims. A claim
-# of *more* holds if an interval lies above 0; a claim of *no difference* holds if the interval lies
-# within a margin, never because a test found nothing. The intervals of a finding's claims hold at once
-# with 95 %. The worlds and models here are tiny: what does not hold here may hold there, and the
+# judged on the intervals of the paper's 8B model and on ours. Its 70B model ran once, without
+# intervals: for that one stands only whether the numbers agree. A finding is a conjunction of claims. A
+# claim of *more* holds if an interval lies above 0; a claim of *no difference* holds if the interval
+# lies within a margin, never because a test found nothing. The intervals of a finding's claims hold at
+# once with 95 %. The worlds and models here are tiny: what does not hold here may hold there, and the
 # other way round.
 
 # %% tags=["parameters"]
@@ -32,15 +33,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ablate.analysis import plots
-from ablate.analysis.findings import (
-    from_intervals,
-    from_runs,
-    judge,
-    paper_findings,
-    verdict,
-)
+from ablate.analysis import paper, plots
+from ablate.analysis.findings import from_intervals, from_runs, judge, points, verdict
 from ablate.analysis.notebook import draw, open_study, show
+from ablate.results.tables import CURVE, read_tables
 
 folder = Path(paper_dir) if Path(paper_dir).is_dir() else Path("..") / paper_dir
 table2, table3, table4 = (pd.read_csv(folder / f"table{n}.csv") for n in (2, 3, 4))
@@ -48,22 +44,13 @@ view = open_study(results_dir, sweep)
 view
 
 # %% [markdown]
-# ## Table 2: the paper, 8B (mean judge reward and win rate on its test prompts, 95 % half-widths over three runs)
+# ## Table 2: the paper (mean judge reward and win rate on its test prompts)
+#
+# 8B with 95 % half-widths over three runs; 70B ran once.
 
 # %%
-small = table2[table2["base"] == "llama3-8b"]
-small[
-    [
-        "loss",
-        "K",
-        "responses",
-        "reward_model",
-        "reward_test",
-        "reward_test_ci95",
-        "win_test",
-        "win_test_ci95",
-    ]
-].reset_index(drop=True)
+with pd.option_context("display.max_rows", None):
+    display(table2.drop(columns=[c for c in table2 if "alpacaeval" in c]).fillna(""))  # noqa: F821
 
 # %% [markdown]
 # ## Table 2: this study
@@ -93,142 +80,150 @@ table4
 # %% [markdown]
 # ## The arms by the names that the findings use
 #
-# Of arms with a learnt reward, those whose checkpoint was not chosen by the judge are taken where
-# there are any: the judge would otherwise help the arm that it is meant to try.
+# Of arms with a learnt reward, those are judged that report their last checkpoint, where there are
+# any: choosing one on valid is help by the judge, which is what such an arm has to do without. They
+# have that help all the same: **their hyper-parameters were chosen by the judge on valid.** Training
+# settings under which a learnt reward leads astray were thus thrown out. A *does not hold* of finding 6
+# rests on that choice: it says that online training with a learnt reward can improve on SFT where a
+# judge picks the settings, not that it would without one.
+#
+# Judge and learnt reward *along training* are followed to the last step in the arms whose checkpoint
+# was chosen on valid: nothing was chosen by what the judge says of their last step.
 
 
 # %%
-def arms_of(frame):
-    """name -> run means of the paper's arms."""
-    reward = frame["reward"].map({"gold": "gold", "explicit": "learnt"})
-    named = frame.assign(
-        name=frame["objective"]
-        + " "
-        + frame["num_responses"].astype(str)
-        + " "
-        + frame["collection"]
-        + " "
-        + reward
-    ).dropna(subset=["name"])
-    last = (
-        named.get("config.training.select_checkpoint", pd.Series("", index=named.index)) == "last"
-    )
-    learnt = named["reward"] == "explicit"
-    return named[~learnt | last] if (learnt & last).any() else named
-
-
-def runs_of(made, name):
-    """The chosen runs of a table with a name per arm, as `from_runs` wants them."""
-    if made is None:
-        return pd.DataFrame(columns=["name", "block", "value"])
+def named(made, name):
+    """The runs of a table with a name per arm, as `from_runs` wants them."""
     runs = name(made.runs)
-    runs = runs.assign(value=runs[metric].astype(float))
-    return runs[["name", "block", "value", f"reward_sft/{metric.partition('/')[2]}"]]
+    return runs.assign(value=runs[metric].astype(float))[["name", "block", "value"]]
 
 
-ours = runs_of(table, arms_of)
-if len(ours):
-    start = ours.groupby("block")[ours.columns[-1]].first()
-    sft = pd.DataFrame({"name": "sft", "block": start.index, "value": start.to_numpy()})
-    ours = pd.concat([ours, sft])
-known = table is not None and table.question.margin is not None
-margin = table.question.margin if known else float("nan")
-share = table.margin_share if known else None
-print(
-    f"margin: {margin:.3f}"
-    + (
-        " (fixed in the sweep file)"
-        if share is None
-        else f" ({100 * share:g} % of the best offline gain, read off these runs)"
-    )
-)
-ours.groupby("name", sort=False)["value"].agg(["mean", "std", "count"]).round(3)
+contrasts, margin, source = {}, float("nan"), "no runs"
+if table is not None:
+    points_along = read_tables(table.runs, CURVE)
+    contrasts = paper.study(table.runs, view.frame, points_along, metric)
+    ours = named(table, lambda runs: runs.assign(name=paper.arm_names(runs))).dropna()
+    share = table.margin_share
+    margin = table.question.margin if table.question.margin is not None else float("nan")
+    source = "fixed in the sweep file"
+    if share is not None:
+        source = f"{100 * share:g} % of the best offline gain, read off these runs"
+print(f"our margin: {margin:.3f} ({source})")
+tables = {
+    base: paper.published(table2, table3, table4, base) for base in ("llama3-8b", "llama3-70b")
+}
+for base, (_, _, limit) in tables.items():
+    print(f"the paper's margin, {base}: {limit:.3f} (10 % of its best offline gain)")
 
 # %% [markdown]
-# The paper's arms by the same names. Its half-widths are taken as 1.96 standard errors, and its
-# margin is 10 % of its best offline gain over SFT.
+# What training does to judge and learnt reward from its first to its last step, and how far the learnt
+# reward's gain leads the judge's at the reported checkpoint (in standard deviations of SFT's answers):
 
 # %%
-response = small["reward_model"].map({"gt": "gold", "learnt": "learnt"})
-name = small["loss"].where(
-    small["loss"] == "sft",
-    small["loss"]
-    + " "
-    + small["K"].map("{:.0f}".format)
-    + " "
-    + small["responses"]
-    + " "
-    + response,
+if table is not None:
+    runs = table.runs[table.runs["reward"] == "explicit"]
+    told = paper.arm_names(runs) + ", checkpoint " + runs["config.training.select_checkpoint"]
+    along = paper.along_training(runs.assign(name=told), points_along)
+    display(along.groupby("name")[["learnt", "judge", "kl"]].agg(["mean", "std"]).round(3))  # noqa: F821
+online = open_study(results_dir, sweep, ["collection=online"])
+gaps = online.table(
+    ["objective", "reward", "training.select_checkpoint"], metrics=["hacking_gap/test"]
 )
-means = pd.Series(small["reward_test"].to_numpy(), index=name)
-halves = pd.Series(small["reward_test_ci95"].to_numpy(), index=name)
-three = pd.Series(table3["reward_test"].to_numpy(), index=["prompts id", "prompts ood"])
-three_halves = pd.Series(table3["reward_test_ci95"].to_numpy(), index=three.index)
-paper = from_intervals(pd.concat([means, three]), pd.concat([halves, three_halves]))
-best = means[[n for n in means.index if " offline " in n]].max()
-paper_margin = 0.1 * (best - means["sft"])
-print(f"the paper's margin: {paper_margin:.3f}")
+show(gaps, online)
 
 # %% [markdown]
-# Rounds and prompt distributions come from sweeps of their own.
+# Rounds and prompt distributions come from sweeps of their own. A study of rounds without online arms
+# cannot speak of the gap between online and offline.
 
 
 # %%
 def other(sweep_name, rows, name):
-    """A contrast over the arms of another sweep, or one that knows no arm."""
+    """Contrasts over the arms of another sweep, or none."""
     found = open_study(results_dir, sweep_name)
     if any("no sweep" in line for line in found.told):
-        return lambda first, second: None
+        return {}
     made = found.table(rows)
-    runs = runs_of(made, name)
-    return from_runs(runs) if len(runs) else (lambda first, second: None)
+    return {} if made is None else {"reward": from_runs(named(made, name))}
 
 
-by_round = other(
-    iterations,
-    ["objective", "collection.rounds"],
-    lambda runs: runs.assign(
-        name=runs["objective"] + " offline round " + runs["config.collection.rounds"].astype(str)
-    ),
-)
-by_prompts = other(
-    prompts,
-    ["objective", "dataset.train_prompts"],
-    lambda runs: runs[runs["objective"] == "dpo"].assign(
-        name=lambda dpo: "prompts " + dpo["config.dataset.train_prompts"].astype(str)
-    ),
-)
-by_arm = from_runs(ours) if len(ours) else (lambda first, second: None)
+def in_rounds(runs):
+    """`objective collection round N`, whether responses come from the policy in training or not."""
+    kind = runs["config.collection.refresh_every"].isna().map({True: "offline", False: "online"})
+    rounds = runs["config.collection.rounds"].astype(str)
+    return runs.assign(name=runs["objective"] + " " + kind + " round " + rounds)
+
+
+def by_prompts(runs):
+    """`prompts KIND`, of DPO alone, as in the paper."""
+    dpo = runs[runs["objective"] == "dpo"]
+    return dpo.assign(name="prompts " + dpo["config.dataset.train_prompts"].astype(str))
+
+
+apart = {
+    5: other(iterations, ["objective", "collection.rounds"], in_rounds),
+    7: other(prompts, ["objective", "dataset.train_prompts"], by_prompts),
+}
 
 # %% [markdown]
 # ## The seven findings
 
 # %%
-here, there, details = [], [], []
-for finding in paper_findings():
-    contrast = {5: by_round, 7: by_prompts}.get(finding.number, by_arm)
-    mine, theirs = judge(finding, contrast, margin), judge(finding, paper, paper_margin)
-    here.append(verdict(mine))
-    there.append(verdict(theirs))
+columns = {"the paper, 8B": [], "the paper, 70B (one run)": [], "this study": []}
+details = []
+for finding in paper.paper_findings():
+    mine = judge(finding, apart.get(finding.number, contrasts), margin)
+    (_, small, small_margin), (_, large, large_margin) = tables.values()
+    theirs = judge(finding, small, small_margin, "its tables")
+    for column, word in zip(
+        columns, (verdict(theirs), points(finding, large, large_margin), verdict(mine)), strict=True
+    ):
+        columns[column].append(word)
     details += [
         mine.assign(finding=finding.number, whose="ours"),
-        theirs.assign(finding=finding.number, whose="the paper's intervals"),
+        theirs.assign(finding=finding.number, whose="the paper, 8B"),
     ]
+    if points(finding, large, large_margin) != "not in its tables":
+        shown = judge(finding, large, large_margin, "its tables")
+        details.append(shown.assign(finding=finding.number, whose="the paper, 70B"))
+told = [finding.told for finding in paper.paper_findings()]
 summary = pd.DataFrame(
-    {
-        "finding": [finding.told for finding in paper_findings()],
-        "the paper's own intervals": there,
-        "this study": here,
-    },
-    index=[finding.number for finding in paper_findings()],
+    {"finding": told, **columns}, index=[finding.number for finding in paper.paper_findings()]
 )
 with pd.option_context("display.max_colwidth", None):
     display(summary)  # noqa: F821
 
 # %% [markdown]
-# Claim by claim, with the interval that says so. Finding 2 is the one where the paper's own table
-# disputes its prose: RPO-bwd with four responses lies above that with two by more than its intervals
-# explain. Table 4 gives no intervals, so finding 5 cannot be judged on the paper.
+# *Holds as far as it was measured*: every claim that could be judged holds; the others were not
+# measured. The paper tells KL, crashed runs and what happens along training in figures and prose, and
+# gives no intervals for its rounds (table 4).
+#
+# ## Where the paper's own intervals dispute its prose
+#
+# "No gain from four responses" (finding 2), "hardly improves on SFT" (6), and "RPO-bwd beats RLOO" (3),
+# which alpacaeval, its evaluation out of distribution, does not show. There, too, the prompts of the
+# other kind train better (7: table 3, 5.635 against 5.600). Differences in its 8B model, in their
+# standard errors:
+
+# %%
+small = table2[table2["base"] == "llama3-8b"].reset_index(drop=True)
+small.index = paper.published(table2, table3, table4, "llama3-8b")[0].index[: len(small)]
+disputes = []
+for number, first, second, where in (
+    (2, "rpo_bwd 4 offline gold", "rpo_bwd 2 offline gold", "test"),
+    (6, "rpo_bwd 4 online learnt", "sft", "test"),
+    (6, "rpo_sqloo 4 online learnt", "sft", "test"),
+    (3, "rpo_bwd 4 online gold", "rpo_sqloo 4 online gold", "alpacaeval"),
+):
+    contrast = from_intervals(small[f"reward_{where}"], small[f"reward_{where}_ci95"])
+    gap, se, _ = contrast({first: 1.0, second: -1.0})
+    line = {"finding": number, "first": first, "second": second, "prompts": where}
+    disputes.append(
+        {**line, "difference": gap, "95 %, ±": 1.96 * se, "standard errors": round(gap / se, 1)}
+    )
+pd.DataFrame(disputes).round(3)
+
+# %% [markdown]
+# ## Claim by claim, with the interval that says so
 
 # %%
 claims = pd.concat(details)[["finding", "whose", "claim", "difference", "low", "high", "verdict"]]

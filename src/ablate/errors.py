@@ -33,6 +33,10 @@ class StoreError(AblateError):
     """The results folder cannot be read or written, or holds a damaged entry."""
 
 
+class SchedulerError(StoreError):
+    """SLURM does not answer, or refuses."""
+
+
 class StageFailed(AblateError):
     """A stage could not be computed; names the stage and keeps the cause."""
 

@@ -1,5 +1,6 @@
 """`ablate report`: what the file says, its figures as files, and mistakes in one message."""
 
+import html
 import re
 from pathlib import Path
 
@@ -8,8 +9,11 @@ import pandas as pd
 import pytest
 
 from ablate.analysis import Question, build, plots
+from ablate.analysis.report_html import heading_of
+from ablate.analysis.report_parts import Maker
 from ablate.analysis.samples import samples
 from ablate.cli.main import run
+from ablate.metrics import PAIRS, Estimate, Table, mean_over_prompts, metric, registry
 from ablate.results import load, load_study
 from madestore import answers, config_of, freeze, put
 
@@ -117,3 +121,34 @@ def test_runs_of_different_judges_are_refused(
     assert run(["report", "--rows", "objective", f"results_dir={root}"]) == 2
     assert "judge.kind: hf, world" in capsys.readouterr().err
     assert np.isfinite(load(root)["reward/test"]).all()
+
+
+def test_the_section_of_every_metric_has_every_metric(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the registry, one that was registered just now, and those against the baseline."""
+    there = dict(registry.METRICS)
+    monkeypatch.setattr(registry, "METRICS", there)
+    monkeypatch.setattr("ablate.analysis.report_parts.METRICS", there)
+    monkeypatch.setattr("ablate.analysis.measure.METRICS", there)
+
+    @metric("shouting", title="capitals", unit="%", scale=100.0)
+    def shouting(table: Table) -> Estimate:
+        loud = np.array([text.isupper() for text in table["response"]], dtype=float)
+        return mean_over_prompts(loud, table["prompt_id"])
+
+    frame = load_study(store).frame
+    frame = frame[frame["objective"] != "ipo"]
+    frame["reward.agreement.accuracy"] = 0.731
+    question = Question(rows=("objective",), baseline="dpo")
+    made = Maker(frame, pd.DataFrame(), build(frame, pd.DataFrame(), question))
+    shown = " ".join(made.metrics("test"))
+    assert "73.1" in shown
+    # what needs annotators or SFT's training reward, of which this store knows nothing
+    lacking = {"worst_group_win_rate", "worst_group_gain", "hacking_gap"}
+    held = {c.split("/")[0] for c in frame if c.endswith("/test")}
+    computed = {n for n, m in there.items() if m.compute is not None and m.table != PAIRS}
+    wanted = (held & set(there)) | computed - lacking
+    assert {"shouting", "reward_gain", "win_rate_baseline", "reward_gap"} <= wanted
+    for name in wanted:
+        assert f">{html.escape(heading_of(f'{name}/test'))}<" in shown

@@ -243,3 +243,32 @@ def test_from_real_runs_to_a_table(ablate: Command, tmp_path: Path) -> None:
     compared = ablate("compare", "objective=dpo", "objective=ipo", "--top", "1")
     assert compared.returncode == 0, compared.stderr
     assert "2 seeds, paired t test" in compared.stdout
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 160])
+def test_no_number_and_no_verdict_is_cut_off(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    width: int,
+) -> None:
+    """Arms that differ in five factors, on narrow terminals: names wrap, numbers stay whole."""
+    root = tmp_path / "store"
+    arms = [("dpo", "offline", "gold"), ("rpo_sqloo", "online", "explicit")]
+    for (objective, collection, reward), mean in zip(arms, (5.0, 7.0), strict=True):
+        for seed in (0, 1, 2):
+            put(root, answers(mean, seed), objective=objective, collection=collection,
+                reward=reward, seed=seed)  # fmt: skip
+    monkeypatch.setenv("COLUMNS", str(width))
+    rate = config_of()["training"]["lr"]
+    asked = "--rows objective collection reward training.lr --metric reward/test reward/ood kl/test"
+    words = [*asked.split(), "--baseline", f"dpo offline gold {rate}"]
+    assert run(["table", *words, f"results_dir={root}"]) == 0
+    shown = capsys.readouterr().out
+    # an ellipsis stands between the two ends of an interval and nowhere else
+    assert set(re.findall(r"\S?…\S?", shown)) == {"…"}
+    tables = shown.partition("Mean ±")[0]
+    assert len(re.findall(r"[+-]\d+\.\d+ … [+-]\d+\.\d+ +(?:< 0\.001|\d\.\d{3}) ", tables)) == 3
+    assert "better" in tables
+    if width > 40:
+        assert max(map(len, tables.splitlines())) <= width

@@ -2,12 +2,10 @@
 
 import os
 import signal
-import threading
-import time
 from pathlib import Path
 
 import pytest
-from sweeps import go, sweep_of
+from sweeps import go, striking, sweep_of
 
 from ablate.errors import ConfigError
 from ablate.launch import local
@@ -63,24 +61,9 @@ def test_a_killed_job_and_a_failing_job_cost_one_run_each(tmp_path: Path) -> Non
     ]
     sweep = sweep_of(tmp_path / "store", *arms)
     by_name = {planned.run.objective.name: planned for planned in sweep.plans.values()}
-    stop = threading.Event()
-
-    def kill_the_endless_one() -> None:
-        claim = sweep.layout.claims / by_name["simpo"].evaluation.inputs["policy"].identity
-        while not stop.wait(0.1):
-            owner = claim / "owner.json"
-            if owner.exists():
-                time.sleep(0.5)
-                os.kill(int(owner.read_text().split('"pid":')[1].split(",")[0]), signal.SIGKILL)
-                return
-
-    killer = threading.Thread(target=kill_the_endless_one)
-    killer.start()
-    try:
+    endless = by_name["simpo"].evaluation.inputs["policy"].identity
+    with striking(sweep.layout.claims / endless, after=0.5):
         outcomes = go(sweep)
-    finally:
-        stop.set()
-        killer.join()
     assert {name: outcome.status for name, outcome in outcomes.items()} == {
         "dpo": "done", "ipo": "failed", "rpo_bwd": "done", "simpo": "failed",
     }  # fmt: skip

@@ -18,14 +18,13 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sweeps import go, sweep_of
+from sweeps import go, striking, sweep_of
 
 from ablate.config.compose import compose
 from ablate.config.expand import Expansion
@@ -36,7 +35,7 @@ from ablate.launch.jobs import RUN, Job
 from ablate.launch.local import RunOutcome
 from ablate.launch.slurm import _runs_per_job, batches
 from ablate.launch.sweep import freeze, prepare, thaw
-from ablate.store import files, records
+from ablate.store import records
 from smallrun import SMALL
 
 HERE = "launch/test_what_others_suffer.py"
@@ -210,30 +209,12 @@ def test_settings_with_keys_of_ones_own_need_no_plus(key: str) -> None:
 
 
 def test_a_job_that_died_is_started_again_where_that_was_asked(tmp_path: Path) -> None:
-    import signal
-
     from ablate.launch.local import run_locally
 
     sweep = sweep_of(tmp_path, ["objective=dpo", "training.epochs=30"])
     (planned,) = sweep.plans.values()
-    claim = sweep.layout.claims / planned.evaluation.inputs["policy"].identity / "owner.json"
-    killed: list[int] = []
-    stop = threading.Event()
-
-    def kill_once() -> None:
-        while not stop.wait(0.02):
-            if claim.exists():
-                time.sleep(0.2)
-                killed.append(files.read_json(claim)["pid"])
-                os.kill(killed[0], signal.SIGKILL)
-                return
-
-    killer = threading.Thread(target=kill_once)
-    killer.start()
-    try:
+    policy = planned.evaluation.inputs["policy"].identity
+    with striking(sweep.layout.claims / policy, after=0.2) as struck:
         (outcome,) = run_locally(sweep, 1, lambda state: None, max_restarts=1)
-    finally:
-        stop.set()
-        killer.join()
-    assert len(killed) == 1
+    assert len(struck) == 1
     assert outcome.status == "done"

@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.attention.flex_attention import create_mask
+from torch.nn.attention import flex_attention as flex
+from torch.nn.attention.flex_attention import BlockMask, create_mask
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -19,9 +20,10 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+from transformers.integrations import flex_attention as integration
 
 from ablate.models.packing import MAX_PADDING, Packing, pack, text_rows, trees_of
-from ablate.models.sharing import attention, dense_mask, mask_function, why_not
+from ablate.models.sharing import attending, attention, dense_mask, mask_function, why_not
 from ablate.trl_compat.fused_head import attach, detach, token_values
 from ablate.trl_compat.quiet import quiet
 
@@ -120,6 +122,43 @@ def test_the_plain_rows_are_the_models_own_log_probs(models, name):
     assert torch.allclose(packed.double(), torch.cat(expected), atol=1e-4, rtol=0)
 
 
+#: FlexAttention on a CPU takes heads of 16 and rows of whole blocks
+FLEX = {"hidden_size": 32, "head_dim": 16, "max_position_embeddings": 512}
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2 sliding", "qwen3", "gemma3"])
+def test_flex_attention_gives_the_log_probs_of_single_rows(name, monkeypatch):
+    """Its forward pass as torch runs it uncompiled; only a GPU has the compiled kernel."""
+    monkeypatch.setattr(flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    monkeypatch.setattr(
+        integration, "compile_friendly_flex_attention",
+        lambda *inputs, training=False, **more: flex.flex_attention(*inputs, **more),
+    )  # fmt: skip
+    kind, changes = ARCHITECTURES[name]
+    torch.manual_seed(0)
+    with quiet():
+        model = AutoModelForCausalLM.from_config(kind(**{**SHAPE, **FLEX, **changes})).eval()
+    attach(model)
+    draw = torch.Generator().manual_seed(1)
+    prompts = [torch.randint(1, 40, (n,), generator=draw).tolist() for n in (20, 1, 33)]
+    answers = [torch.randint(1, 40, (n,), generator=draw).tolist() for n in (15, 1, 9, 22)]
+    texts, owners = flat([(prompt, answers) for prompt in prompts])
+    alone = token_values(model, text_rows(texts, owners, 0, None), ("log_probs",))[0]
+    rows = text_rows(texts, owners, 0, Packing(0.0, 128))
+    assert rows["input_ids"].shape[1] % 128 == 0
+    with attending(model, "flex_attention"), torch.no_grad():
+        mask = attention(model, rows)
+        packed = token_values(model, rows, ("log_probs",), mask)[0]
+    kinds = mask.values() if isinstance(mask, dict) else [mask]
+    assert all(isinstance(one, BlockMask) for one in kinds)
+    assert torch.allclose(packed, alone, atol=1e-4, rtol=0)
+    # the mask matters: with every response seeing those before it, the same call is far off
+    rows["branch"] = rows["branch"].clamp(max=1)
+    with attending(model, "flex_attention"), torch.no_grad():
+        wrong = token_values(model, rows, ("log_probs",), attention(model, rows))[0]
+    assert (wrong - alone).abs().max() > 0.01
+
+
 @given(OWNERS, PACKINGS, st.sampled_from([None, 1, 3]))
 @settings(max_examples=60, deadline=None)
 def test_a_token_sees_its_prompt_and_its_own_response(owners, packing, window):
@@ -159,12 +198,21 @@ def test_each_text_can_be_read_off_the_rows(owners):
         assert rows["position_ids"][line][seen].tolist() == list(range(int(seen.sum())))
 
 
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=80), st.floats(0, 0.01))
-def test_padding_stays_under_five_percent(lengths, cost):
-    rows = pack(lengths, Packing(cost))
+@given(
+    st.lists(st.integers(1, 300), min_size=1, max_size=80),
+    st.floats(0, 0.01),
+    st.sampled_from([1, 16, 128]),
+)
+def test_padding_stays_under_five_percent(lengths, cost, multiple):
+    """A step that makes a single row is filled up to a whole block, and no further."""
+    rows = pack(lengths, Packing(cost, multiple))
     assert sorted(item for row in rows for item in row) == list(range(len(lengths)))
     width = max(sum(lengths[item] for item in row) for row in rows)
-    assert 1 - sum(lengths) / (width * len(rows)) <= MAX_PADDING
+    width = -(-width // multiple) * multiple
+    if len(rows) == 1:
+        assert width - sum(lengths) < multiple
+    else:
+        assert 1 - sum(lengths) / (width * len(rows)) <= MAX_PADDING
 
 
 def test_equal_lengths_are_not_joined():

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ablate.config import legality
 from ablate.config.compose import compose
 from ablate.config.expand import Expansion
+from ablate.config.launcher import slurm_config
 from ablate.config.run import validate
 from ablate.errors import ConfigError
 from ablate.launch.sweep import freeze, prepare
@@ -160,6 +162,25 @@ def test_records_and_stages_can_be_shared_as_the_umask_says(tmp_path: Path) -> N
         ("--password 'open sesame'", "open"),
         ("key sk-proj-abcdefghijklmnop refused", "sk-proj"),
         ("https://host/x?access_token=abc&user=me", "=abc"),
+        ('{"api_key": "topsecret"}', "topsecret"),
+        ("{'password': 'topsecret', 'user': 'me'}", "topsecret"),
+        (r"{\"api_key\": \"topsecret\"}", "topsecret"),
+        ("export HF_TOKEN=topsecret", "topsecret"),
+        ("MY_SERVICE_TOKEN: topsecret", "topsecret"),
+        ("JUDGE_KEY=0123456789abcdef", "0123456789"),
+        ("GET https://host/v1?token=topsecret&x=1", "topsecret"),
+        ('{"token": "topsecret"}', "topsecret"),
+        ("login(token='0123456789abcdef')", "0123456789"),
+        ("huggingface-cli login --token topsecret", "topsecret"),
+        ("AWS_SECRET_ACCESS_KEY=top/secret+x", "top/secret"),
+        ("https://b.s3.amazonaws.com/x?X-Amz-Signature=0a1b2c&y=1", "0a1b2c"),
+        ("x?X-Amz-Security-Token=topsecret", "topsecret"),
+        ("key AIzaSy" + "a1-b2_" * 6, "AIza"),
+        ("nvapi-" + "a1b2" * 6, "a1b2"),
+        ("refused: gsk_" + "a1b2" * 6, "a1b2"),
+        ("jwt eyJhbGciOiJIUzI1.eyJzdWIiOiIxMjM0.abc-def", "abc-def"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----", "MIIE"),
+        ("Authorization: Basic bWU6cGFzcw==", "bWU6"),
     ],
 )
 def test_secrets_are_scrubbed(text: str, hidden: str) -> None:
@@ -171,7 +192,12 @@ def test_secrets_are_scrubbed(text: str, hidden: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["judge.api_key_env=JUDGE_KEY", "base_model.path=/models/a//b", "https://host:80/v1", "seed=3",
-     "objective.beta=0.1", "max_new_tokens: 16", "me@host"],
+     "objective.beta=0.1", "max_new_tokens: 16", "me@host", "num_tokens=12 tokens_per_device=8",
+     "pad_token='<pad>' eos_token: </s>", '{"eos_token": "</s>", "max_token": 3}', "PAD_TOKEN=0",
+     "aggregation=token_mean objective.token_kl.weight=0.1", '{"token_kl": "k3", "by_token": "x"}',
+     "Unexpected token: }", "export HF_TOKEN=$(cat ~/.token)", 'HF_TOKEN="$HF_TOKEN"',
+     '{"api_key": null, "password": ""}', "per token: 1.5", "set HF_TOKEN or WANDB_API_KEY",
+     "monkey=1 keys: [a]", "?tokens=3", "token = 5"],
 )  # fmt: skip
 def test_what_is_no_secret_stays(text: str) -> None:
     assert scrub(text) == text
@@ -193,6 +219,37 @@ def test_a_setting_that_holds_a_secret_is_refused_and_not_repeated() -> None:
     with pytest.raises(ConfigError, match=r"dataset\.path holds what looks like a key") as caught:
         legality.check(run)
     assert "pa55word" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "where"),
+    [
+        ({"setup": ["module load cuda", "export HF_TOKEN=topsecret"]}, "setup"),
+        ({"comment": "key hf_topsecretabcdefghijkl"}, "comment"),
+        ({"additional_parameters": {"export": "ALL,WANDB_API_KEY=topsecret"}},
+         "additional_parameters.export"),
+        ({"additional_parameters": {"password": "topsecret"}}, "additional_parameters.password"),
+        ({"stages": {"policy": {"setup": ["export HF_TOKEN=topsecret"]}}}, "stages.policy.setup"),
+    ],
+)  # fmt: skip
+def test_a_launcher_that_would_write_down_a_secret_is_refused(
+    settings: dict[str, Any], where: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"hydra\.launcher\.{where} holds what") as caught:
+        slurm_config(slurm_settings() | settings, ["policy"])
+    assert "topsecret" not in str(caught.value)
+    assert "source ~/" in str(caught.value)
+
+
+def test_a_launcher_may_read_a_secret_from_where_it_lies() -> None:
+    lines = ["source ~/.my_keys", "export HF_TOKEN=$(cat ~/.hf)", "module load cuda/12"]
+    assert slurm_config(slurm_settings() | {"setup": lines}, []).setup == lines
+
+
+def slurm_settings() -> dict[str, Any]:
+    plain = yaml.safe_load((SOURCE.parent / "conf/hydra/launcher/slurm.yaml").read_text())
+    del plain["_target_"]
+    return dict(plain)
 
 
 def test_the_origin_of_a_result_tells_no_remote_and_no_difference() -> None:

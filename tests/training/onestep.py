@@ -49,6 +49,11 @@ def first_step(
         groups, order, tokenizer.pad_token_id, partners, ref_kl, packing=packing
     )
     keeper = keeper or Gradients()
+    adapters = None if lora is None else lora_config(lora)
+    if adapters is not None:
+        # by default one half is zero, and so is the other half's gradient
+        adapters.init_lora_weights = False
+        torch.manual_seed(0)
     with quiet():
         arguments = common_arguments(
             optimisation, output_dir=str(folder), seed=0, max_steps=1, model=model,
@@ -58,7 +63,7 @@ def first_step(
             model, arguments, objective=objective, source=FixedGroups(collator),
             budget=Budget(tokens, micro, found=True),
             num_positions=count, tokenizer=tokenizer, callbacks=[keeper], reference=reference,
-            peft_config=None if lora is None else lora_config(lora),
+            peft_config=adapters,
         )  # fmt: skip
         keeper.trainer = trainer
         trainer.train()

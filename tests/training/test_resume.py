@@ -81,7 +81,7 @@ def train(make_model, make_groups, make_training, tokenizer, tmp_path):
             report=report, partial=partial, curve=points, lora=lora,
         )  # fmt: skip
 
-    def run(name, stops=(), every=None, lora=None, **changes):
+    def run(name, stops=(), every=None, lora=None, between=None, **changes):
         number = next(numbers)
         partial = tmp_path / f"partial-{number}"
         for stop in (*stops, None):
@@ -93,6 +93,8 @@ def train(make_model, make_groups, make_training, tokenizer, tmp_path):
                 return once(name, place, partial, None, every, lora, **changes)
             with pytest.raises(preemption.Preempted, match=f"step {stop} of {STEPS}"):
                 once(name, place, partial, stop, every, lora, **changes)
+            if between is not None:
+                between(partial, stop)
         raise AssertionError
 
     return run
@@ -198,6 +200,45 @@ def test_a_half_written_training_is_never_picked(train, tmp_path):
     (partial / "writing-00005").mkdir()
     assert resume.find(partial) is None
     same(whole, train("rpo_bwd", stops=(3,)))
+
+
+def spoil(path):
+    """Cuts the end off a file, as a node does that crashes before it was flushed."""
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("stops", [(1, 4), (4,)], ids=["older", "none"])
+@pytest.mark.parametrize("name", ["optimizer.pt", "model.safetensors"])
+def test_a_saved_training_that_was_cut_short_is_set_aside(name, stops, train, capsys):
+    """Goes on from the one before, which is kept until its successor was verified, or anew."""
+
+    def crash(partial, step):
+        assert (partial / f"step-{step:05d}" / "manifest.json").exists()
+        if step == 4:
+            spoil(partial / "step-00004" / "trainer" / name)
+            assert len(list(partial.iterdir())) == len(stops)
+
+    same(train("rpo_bwd"), train("rpo_bwd", stops=stops, between=crash))
+    said = capsys.readouterr().err
+    assert f"step-00004 is damaged: trainer/{name} does not match its checksum; set aside" in said
+
+
+def test_a_saved_training_is_kept_until_a_later_one_was_verified(train):
+    seen = []
+
+    def look(partial, step):
+        # without the time at which it was set aside
+        seen.append(sorted(path.name[: path.name.index("-0") + 6] for path in partial.iterdir()))
+        if step == 2:
+            spoil(partial / "step-00002" / "trainer" / "optimizer.pt")
+
+    train("rpo_bwd", stops=(1, 2, 4, 5), between=look)
+    assert seen == [
+        ["step-00001"],
+        ["step-00001", "step-00002"],
+        ["damaged-step-00002", "step-00001", "step-00004"],
+        ["step-00004", "step-00005"],
+    ]
 
 
 def test_outside_of_training_the_work_ends_at_once():

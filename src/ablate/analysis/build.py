@@ -18,7 +18,7 @@ from ablate.analysis.reported import one_trial, without_trials
 from ablate.analysis.table import AblationTable, Entry, Key, Question
 from ablate.analysis.tuning import Tuned
 from ablate.errors import ConfigError, DataError
-from ablate.metrics import METRICS, describe
+from ablate.metrics import describe
 from ablate.results.load import CURVE
 from ablate.results.tables import read_tables
 
@@ -75,7 +75,7 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
     baseline = _baseline(frame, rows, cols, question.baseline)
     partners = _partners(frame, baseline)
     for metric in metrics:
-        if METRICS.get(metric.split("/")[0]) and describe(metric).against and not partners:
+        if describe(metric).against and not partners and metric not in frame:
             raise ConfigError(f"{metric} is measured against a baseline: name one with --baseline")
         if tuned and metric.endswith("/valid"):
             raise DataError(
@@ -99,7 +99,8 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
         question, frame, lacking, same_scale,
     )  # fmt: skip
     _fill(table, ranked, baseline, tuned)
-    table.matched_kl, table.short_of_kl, table.margin_share = target, short, share
+    table.matched_kl, table.short_of_kl, table.partners = target, short, partners
+    table.margin_share = share
     table.along = [arms.short(name) for name in along]
     table.caption = caption(table)
     table.notes = notes(table, latest.left_out)

@@ -1,7 +1,7 @@
 """Claims about arms, judged by intervals: holds, does not hold, or cannot tell."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,24 +12,45 @@ from scipy import stats
 from ablate.analysis.blocked import fit_blocks
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
+#: every claim that could be judged holds; of the others there is no measurement
+PARTLY = "holds as far as it was measured"
+#: what numbers without intervals say
+AGREE, DISAGREE = "its numbers agree", "its numbers disagree"
 LEVEL = 0.95
 Kind = Literal["greater", "equal", "not_more"]
-#: (difference, standard error, degrees of freedom) of two arms, or None where one is not there
-Contrast = Callable[[str, str], tuple[float, float, float] | None]
+#: arms' weights -> (weighted sum, standard error, degrees of freedom): the error is NaN where there
+#: is none, and None stands for arms that are not there
+Contrast = Callable[[Mapping[str, float]], tuple[float, float, float] | None]
+#: what is compared -> its contrasts
+Contrasts = Mapping[str, Contrast]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """`first` is greater than, equal to (within the margin) or not more than `second` (by it)."""
+    """`first` is greater than, equal to (within the margin) or not more than `second` (by it).
+
+    Either side may be a gap, `a minus b`. measure: what is compared; the margin is one of reward.
+    """
 
     first: str
     kind: Kind
     second: str
+    measure: str = "reward"
 
     @property
     def words(self) -> str:
         sign = {"greater": ">", "equal": "≈", "not_more": "≲"}[self.kind]
-        return f"{self.first} {sign} {self.second}"
+        told = f"{self.first} {sign} {self.second}"
+        return told if self.measure == "reward" else f"{self.measure}: {told}"
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Each arm's weight in first minus second."""
+        found: dict[str, float] = {}
+        for side, sign in ((self.first, 1.0), (self.second, -1.0)):
+            for arm, own in zip(side.split(" minus "), (1.0, -1.0), strict=False):
+                found[arm] = found.get(arm, 0.0) + sign * own
+        return found
 
 
 @dataclass(frozen=True)
@@ -41,7 +62,9 @@ class Finding:
     claims: tuple[Claim, ...]
 
 
-def judge(finding: Finding, contrast: Contrast, margin: float) -> pd.DataFrame:
+def judge(
+    finding: Finding, contrasts: Contrasts, margin: float, where: str = "the study"
+) -> pd.DataFrame:
     """Every claim with its interval and verdict.
 
     The intervals hold at once for all claims of the finding with 95 % (Bonferroni). A claim of
@@ -49,22 +72,48 @@ def judge(finding: Finding, contrast: Contrast, margin: float) -> pd.DataFrame:
     if the interval lies within ±margin and fails if it lies outside; `not_more` the same on one
     side. A lack of significance is never a claim of equality.
 
+    Args:
+        where: what lacks an arm that is not there, in words.
+
     Returns:
         A row per claim: claim, difference, low, high, verdict.
     """
     rows = []
     for claim in finding.claims:
-        found = contrast(claim.first, claim.second)
+        found = _found(claim, contrasts)
         row = {"claim": claim.words, "difference": math.nan, "low": math.nan, "high": math.nan}
-        if found is None or not math.isfinite(found[1]):
-            rows.append({**row, "verdict": f"{OPEN}: not in the study"})
+        if found is None:
+            rows.append({**row, "verdict": f"{OPEN}: not in {where}"})
             continue
         gap, se, df = found
+        if not math.isfinite(se):
+            rows.append({**row, "difference": gap, "verdict": f"{OPEN}: no interval"})
+            continue
         half = float(stats.t.ppf(1 - (1 - LEVEL) / (2 * len(finding.claims)), df)) * se
         low, high = gap - half, gap + half
-        verdict = _verdict(claim.kind, low, high, margin)
-        rows.append({**row, "difference": gap, "low": low, "high": high, "verdict": verdict})
+        told = _verdict(claim.kind, low, high, margin)
+        rows.append({**row, "difference": gap, "low": low, "high": high, "verdict": told})
     return pd.DataFrame(rows)
+
+
+def _found(claim: Claim, contrasts: Contrasts) -> tuple[float, float, float] | None:
+    return contrasts[claim.measure](claim.weights) if claim.measure in contrasts else None
+
+
+def points(finding: Finding, contrasts: Contrasts, margin: float) -> str:
+    """What differences without intervals say of a finding, for arms that ran once: no test."""
+    agree = []
+    for claim in finding.claims:
+        found = _found(claim, contrasts)
+        if found is not None and math.isfinite(found[0]):
+            gap = found[0]
+            inside = {"greater": gap > 0, "equal": abs(gap) < margin, "not_more": gap < margin}
+            agree.append(inside[claim.kind])
+    if not agree:
+        return "not in its tables"
+    if not all(agree):
+        return f"{DISAGREE} ({len(agree) - sum(agree)} of {len(agree)} claims)"
+    return AGREE if len(agree) == len(finding.claims) else f"{AGREE}, as far as they go"
 
 
 def _verdict(kind: Kind, low: float, high: float, margin: float) -> str:
@@ -77,11 +126,16 @@ def _verdict(kind: Kind, low: float, high: float, margin: float) -> str:
 
 
 def verdict(judged: pd.DataFrame) -> str:
-    """A finding holds if all its claims do, and does not if one does not."""
+    """A finding holds if all its claims do, and does not if one does not.
+
+    `PARTLY` where those that hold are all that could be judged: the others were not measured.
+    """
     words = judged["verdict"].tolist()
     if any(word == FAILS for word in words):
         return FAILS
-    return HOLDS if words and all(word == HOLDS for word in words) else OPEN
+    if words and all(word == HOLDS for word in words):
+        return HOLDS
+    return PARTLY if HOLDS in words and OPEN not in words else OPEN
 
 
 def from_runs(runs: pd.DataFrame) -> Contrast:
@@ -90,98 +144,83 @@ def from_runs(runs: pd.DataFrame) -> Contrast:
     Args:
         runs: a row per run with name, block and value.
     """
+    if runs.empty:
+        return lambda weights: None
     fit = fit_blocks(runs["name"].tolist(), runs["block"].tolist(), runs["value"].to_numpy(float))
 
-    def contrast(first: str, second: str) -> tuple[float, float, float] | None:
-        if first not in fit.arms or second not in fit.arms or fit.df < 1:
+    def contrast(weights: Mapping[str, float]) -> tuple[float, float, float] | None:
+        if not set(weights) <= set(fit.arms):
             return None
-        gap, se = fit.contrast(fit.pairs([(first, second)]))
-        return float(gap[0]), float(se[0]), float(fit.df)
+        row = np.array([[weights.get(str(arm), 0.0) for arm in fit.arms]])
+        gap, se = fit.contrast(row)
+        return float(gap[0]), float(se[0]) if fit.df > 0 else math.nan, float(fit.df)
 
     return contrast
 
 
-def from_intervals(means: pd.Series, halves: pd.Series) -> Contrast:
+def from_changes(changes: pd.DataFrame) -> Contrast:
+    """How an arm's runs changed between `ARM at first` and `ARM at last`, from those runs alone.
+
+    Args:
+        changes: a row per run with name and value, what it was at last minus what it was at first.
+    """
+    held = {str(name): part.to_numpy(float) for name, part in changes.groupby("name")["value"]}
+
+    def contrast(weights: Mapping[str, float]) -> tuple[float, float, float] | None:
+        ends = {sign: arm for arm, sign in weights.items()}
+        name, _, end = ends[1.0].rpartition(" at ")
+        if name not in held or set(weights) != {f"{name} at first", f"{name} at last"}:
+            return None
+        values = held[name] if end == "last" else -held[name]
+        several = len(values) > 1 and values.std() > 0
+        se = float(values.std(ddof=1)) / math.sqrt(len(values)) if several else math.nan
+        return float(values.mean()), se, float(len(values) - 1)
+
+    return contrast
+
+
+def from_counts(counts: Mapping[str, tuple[int, int]]) -> Contrast:
+    """Differences of shares, one success and one failure added to each (Agresti & Caffo, 2000).
+
+    Args:
+        counts: name -> (successes, runs).
+    """
+
+    def contrast(weights: Mapping[str, float]) -> tuple[float, float, float] | None:
+        if not set(weights) <= set(counts):
+            return None
+        gap = variance = 0.0
+        for name, weight in weights.items():
+            successes, runs = counts[name]
+            share = (successes + 1) / (runs + 2)
+            gap += weight * share
+            variance += weight**2 * share * (1 - share) / (runs + 2)
+        return gap, math.sqrt(variance), math.inf
+
+    return contrast
+
+
+def from_intervals(
+    means: pd.Series, halves: pd.Series, exact: Collection[str] = ("sft",)
+) -> Contrast:
     """Differences of published means from their 95 % half-widths, taken as 1.96 standard errors.
 
-    Arms are taken as independent; an arm without a half-width gives no interval.
+    Arms are taken as independent.
+
+    Args:
+        exact: arms that no seed redraws, such as the SFT policy: they have no half-width and need
+            none. Any other arm without a half-width gives no interval.
     """
 
-    def contrast(first: str, second: str) -> tuple[float, float, float] | None:
-        if first not in means.index or second not in means.index:
+    def contrast(weights: Mapping[str, float]) -> tuple[float, float, float] | None:
+        if not set(weights) <= set(means.index):
             return None
-        # a value without an interval, such as the SFT policy's, is taken as exact
+        gap = sum(weight * float(means[name]) for name, weight in weights.items())
         spread = [
-            0.0 if np.isnan(halves[name]) else float(halves[name]) for name in (first, second)
+            0.0 if name in exact else weight * float(halves[name])
+            for name, weight in weights.items()
         ]
-        if not any(spread):
-            return None
-        return float(means[first] - means[second]), math.hypot(*spread) / 1.959964, math.inf
+        # NaN where a half-width is
+        return gap, math.hypot(*spread) / 1.959964, math.inf
 
     return contrast
-
-
-def paper_findings(offline: Sequence[str] = ("dpo", "simpo", "rpo_bwd")) -> list[Finding]:
-    """The seven findings of arXiv 2502.00203 as claims about named arms.
-
-    Arms are named as `objective K collection reward`; `sft` is the SFT policy; rounds are
-    `objective collection round N`, prompts `prompts id` and `prompts ood`.
-    """
-    two = [f"{name} 2 offline gold" for name in offline]
-    worse = ["kto 2 offline gold", "rpo_sqloo 2 offline gold"]
-    pairs = [(a, b) for i, a in enumerate(two) for b in two[i + 1 :]]
-    four = {
-        (o, c, r): f"{o} 4 {c} {r}"
-        for o in ("rpo_bwd", "rpo_sqloo")
-        for c, r in (("offline", "gold"), ("online", "gold"), ("online", "learnt"))
-    }
-    both = ("rpo_bwd", "rpo_sqloo")
-    return [
-        Finding(
-            1,
-            "Offline with two responses, DPO, SimPO and RPO-bwd are alike, and better than KTO and "
-            "RPO-sqloo.",
-            tuple(Claim(a, "equal", b) for a, b in pairs)
-            + tuple(Claim(a, "greater", b) for a in two for b in worse),
-        ),
-        Finding(
-            2,
-            "Four responses in place of two bring no gain offline.",
-            tuple(
-                Claim(four[o, "offline", "gold"], "not_more", f"{o} 2 offline gold") for o in both
-            ),
-        ),
-        Finding(
-            3,
-            "Online, RPO-bwd beats RPO-sqloo (RLOO).",
-            (Claim(four["rpo_bwd", "online", "gold"], "greater",
-                   four["rpo_sqloo", "online", "gold"]),),
-        ),
-        Finding(
-            4,
-            "Online beats offline when the judge itself is the reward.",
-            tuple(
-                Claim(four[o, "online", "gold"], "greater", four[o, "offline", "gold"])
-                for o in both
-            ),
-        ),
-        Finding(
-            5,
-            "Every iteration helps.",
-            tuple(
-                Claim(f"{o} offline round {n + 1}", "greater", f"{o} offline round {n}")
-                for o in ("dpo", "rpo_bwd")
-                for n in (1, 2)
-            ),
-        ),
-        Finding(
-            6,
-            "With a reward learnt from the preferences, online training hardly improves on SFT.",
-            tuple(Claim(four[o, "online", "learnt"], "not_more", "sft") for o in both),
-        ),
-        Finding(
-            7,
-            "Prompts of the evaluation's kind train better than others.",
-            (Claim("prompts id", "greater", "prompts ood"),),
-        ),
-    ]  # fmt: skip

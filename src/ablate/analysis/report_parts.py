@@ -21,11 +21,8 @@ from ablate.analysis.tuning_notes import chosen_notes
 from ablate.errors import AblateError
 from ablate.metrics import METRICS
 
-#: what a reader may ask beside the table's own metrics, as far as the runs have it
-BESIDE = ("reward", "win_rate", "win_rate_lc", "kl", "kl_reference", "length", "truncated",
-          "repetition", "train_reward", "hacking_gap", "ranking_accuracy", "ranking_accuracy_ln",
-          "implicit_reward_accuracy", "chosen_fell", "worst_group_win_rate", "tokens_trained",
-          "tokens_generated", "device_seconds")  # fmt: skip
+#: metrics side by side in one of the tables of every metric
+ABREAST = 7
 #: settings that are words for people, or places
 WORDS = ("config.results_dir", *(f"config.objective.{name}" for name in (
     "title", "formula", "rpo_reading", "arxiv", "checked")))  # fmt: skip
@@ -191,35 +188,39 @@ class Maker:
         ]
 
     def metrics(self, split: str) -> list[str]:
-        """One line per cell with every metric that its runs have."""
+        """One line per cell with every metric of the registry that its runs have."""
         known = set(available(self.table.runs))
         wanted = []
-        for name in BESIDE:
+        for name, item in METRICS.items():
             column = name if name in known else f"{name}/{split}"
-            heavy = METRICS[name].compute is not None and column not in self.table.runs
+            heavy = item.compute is not None and column not in self.table.runs
+            if item.against and not self.table.partners:
+                continue
             if column in known and not (heavy and len(self.table.runs) > READ_THROUGH):
                 wanted.append(column)
         rows = (*self.table.row_names, *self.table.col_names)
         runs, kept = self.table.runs, list[str]()
         for metric in wanted:
-            measured = self._or_none(partial(measure, runs, metric, {}))
-            if measured is not None:
+            measured = self._or_none(partial(measure, runs, metric, self.table.partners))
+            if measured is not None and measured[metric].notna().any():
                 runs, kept = measured, [*kept, metric]
         question = Question(rows=rows, metrics=tuple(kept))
         one = self._or_none(lambda: build(runs, pd.DataFrame(), question)) if kept else None
         if one is None:
             return []
-        lines = [
-            [h.esc(name_of(one, row, ())), *(h.esc(value(one.entries[row, (), m])) for m in kept)]
-            for row in one.rows
-        ]
-        return [
-            h.grid(["", *map(h.heading_of, kept)], lines),
-            h.paragraph(
-                "Mean ± 95 % t-interval over seeds; not tested. What each is: docs/tables.md.",
-                "caption",
-            ),
-        ]
+        parts = []
+        for start in range(0, len(kept), ABREAST):
+            some = kept[start : start + ABREAST]
+            lines = [
+                [
+                    h.esc(name_of(one, row, ())),
+                    *(h.esc(value(one.entries[row, (), metric])) for metric in some),
+                ]
+                for row in one.rows
+            ]
+            parts.append(h.grid(["", *map(h.heading_of, some)], lines))
+        told = "Mean ± 95 % t-interval over seeds; not tested. What each is: docs/tables.md."
+        return [*parts, h.paragraph(told, "caption")]
 
     def missing(self, damaged: list[str]) -> list[str]:
         """Runs that were asked for and are not there, with reasons."""

@@ -80,6 +80,8 @@ class AblationTable:
     short_of_kl: list[str] = field(default_factory=list)
     #: the share of these runs' best offline gain that `question.margin` is, where nobody fixed it
     margin_share: float | None = None
+    #: id of a run -> id of the baseline's run of the same block
+    partners: dict[str, str] = field(default_factory=dict)
     #: settings in which the runs of one curve differ
     along: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -1,17 +1,19 @@
 """`ablate cache`: what the stages of a store weigh and who needs them; `prune` removes the rest."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from ablate.cli.store_words import split_words
-from ablate.errors import AblateError, ConfigError
+from ablate.errors import AblateError, ConfigError, StoreError
+from ablate.launch.jobs import run_key
 from ablate.launch.sweep import thaw
 from ablate.stages.registry import KINDS
-from ablate.store import records
+from ablate.store import claims, records
 from ablate.store.layout import Layout
-from ablate.store.sweeps import read_sweep, sweeps
+from ablate.store.sweeps import sweeps
 from ablate.store.usage import Usage, prune, usage
 
 USAGE = "ablate cache [prune [--yes]] [results_dir=DIR]"
@@ -23,6 +25,8 @@ def main(argv: Sequence[str]) -> int:
     if words not in ([], ["prune"]) or flags - {"--yes"} or (flags and not words):
         raise ConfigError(f"cache takes `prune`, or nothing (usage: {USAGE})")
     console = Console()
+    if words:
+        _check_quiet(layout)
     stages = usage(layout)
     pending = _pending(layout)
     free = [stage for stage in stages if not stage.users and stage.identity not in pending]
@@ -65,20 +69,43 @@ def _list(console: Console, layout: Layout, stages: list[Usage], free: list[Usag
         console.print(f"[dim]`ablate cache prune` shows {len(free)} stages that no record needs[/]")
 
 
+def _frozen(layout: Layout) -> dict[str, Path]:
+    """Every frozen run by identity: also those which the second phase of a sweep may come to."""
+    paths = [path for folder in sweeps(layout) for path in (folder / "runs").glob("*.json")]
+    return {path.stem: path for path in paths}
+
+
 def _pending(layout: Layout) -> set[str]:
     """Stages of frozen runs that have no record yet: their sweep may go on."""
     needed: set[str] = set()
-    for folder in sweeps(layout):
-        found = read_sweep(folder)
-        for identity in found.runs:
-            if records.status(layout, identity) is None:
-                try:
-                    planned = thaw(found.frozen(identity))
-                except AblateError:
-                    # what it read has changed: it could not be continued anyhow
-                    continue
-                needed |= {stage.identity for stage in planned.stages()}
+    for identity, path in _frozen(layout).items():
+        if records.status(layout, identity) is None:
+            try:
+                planned = thaw(path)
+            except AblateError:
+                # what it read has changed: it could not be continued anyhow
+                continue
+            needed |= {stage.identity for stage in planned.stages()}
     return needed
+
+
+def _check_quiet(layout: Layout) -> None:
+    """Refuses while a run is under way whose stages nothing names before its record does.
+
+    Raises:
+        StoreError: such a run is under way.
+    """
+    known = {run_key(identity) for identity in _frozen(layout)}
+    held = [
+        path.name.removeprefix(run_key(""))[:12]
+        for path in sorted(layout.claims.glob(run_key("*")))
+        if path.name not in known and claims.is_held(path)
+    ]
+    if held:
+        raise StoreError(
+            f"nothing is pruned while single runs are under way ({', '.join(held[:8])}): the "
+            "stages that they need stand in no record yet. Try again when they have ended"
+        )
 
 
 def _size(number: int) -> str:

@@ -42,7 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "status": ("ablate.cli.status:main", "how the runs of a sweep stand"),
     "retry": ("ablate.cli.retry:main", "runs of a sweep that failed or were lost, once more"),
-    "cancel": ("ablate.cli.cancel:main", "take what is left of a sweep out of SLURM's queue"),
+    "cancel": ("ablate.cli.cancel:main", "stop what is left of a sweep, on SLURM or here"),
     "logs": ("ablate.cli.logs:main", "what a run of a sweep printed"),
     "cache": ("ablate.cli.cache:main", "sizes and users of the store's stages; prune them"),
     "help": ("ablate.cli.help:main", "the factors with their levels, and examples"),

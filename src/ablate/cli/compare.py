@@ -14,6 +14,7 @@ from rich.text import Text
 from ablate.analysis import arms
 from ablate.analysis.prompts import THESE_CHECKPOINTS, compare_prompts, over_seeds, paired_by_prompt
 from ablate.cli.store_flags import Flags, take_results_dir, tell_damaged
+from ablate.cli.whole import print_whole
 from ablate.errors import ConfigError, DataError
 from ablate.results import load_study, read_answers
 
@@ -150,7 +151,7 @@ def _numbers(console: Console, both: pd.DataFrame, pairs: int, split: str) -> No
     mean, half, p = over_seeds(per_seed)
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in ("", "A - B", "95 % interval", "what it speaks of"):
-        grid.add_column(heading)
+        grid.add_column(heading, no_wrap=heading in ("A - B", "95 % interval"))
     name = f"judge reward, {split}"
     prompts = both["prompt_id"].nunique()
     if not math.isnan(half):
@@ -166,7 +167,7 @@ def _numbers(console: Console, both: pd.DataFrame, pairs: int, split: str) -> No
         f"{100 * wins.low:.1f} … {100 * wins.high:.1f}",
         f"{THESE_CHECKPOINTS}; {100 * found.ties:.1f} % ties",
     )  # fmt: skip
-    console.print(grid)
+    print_whole(console, grid)
     if math.isnan(half):
         why = "one pair of runs" if pairs == 1 else "seeds that hold identical numbers"
         console.print(

@@ -13,6 +13,7 @@ from ablate.analysis.caption import number, title
 from ablate.analysis.effects import Effects
 from ablate.analysis.measure import answer_values, measure, resolve
 from ablate.cli.store_flags import Flags, take_results_dir, tell_damaged
+from ablate.cli.whole import print_whole
 from ablate.errors import ConfigError, DataError
 from ablate.results import load_study
 
@@ -86,13 +87,14 @@ def _check_cells(frame: pd.DataFrame, factors: list[str]) -> None:
 def _grid(*headings: str) -> Table:
     table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)
+        # names wrap, numbers do not
+        table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=place > 0)
     return table
 
 
 def _show(console: Console, found: Effects, metric: str, prompts: bool, lacking: int) -> None:
     console.print(f"[bold]which choice matters[/]: {title(metric)}", highlight=False)
-    table = _grid("factor", "size (sd between effects)", "95 %", "F", "p, Holm", "")
+    table = _grid("factor", "size (sd\nbetween effects)", "95 %", "F", "p, Holm", "")
     for row in found.terms.sort_values(["order", "size"], ascending=[True, False]).itertuples():
         p = "< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}"
         table.add_row(
@@ -100,15 +102,15 @@ def _show(console: Console, found: Effects, metric: str, prompts: bool, lacking:
             f"{number(row.size_low, metric)} … {number(row.size_high, metric)}",
             f"{row.F:.1f}", p, "*" if row.p_holm <= 0.05 else "",
         )  # fmt: skip
-    console.print(table)
+    print_whole(console, table)
     console.print()
-    table = _grid("level", "against its factor's mean", "simultaneous 95 %")
+    table = _grid("level", "against its\nfactor's mean", "simultaneous\n95 %")
     for row in found.levels.itertuples():
         table.add_row(
             f"{_short(row.factor)} {row.level}", number(row.effect, metric, sign=True),
             f"{number(row.low, metric, sign=True)} … {number(row.high, metric, sign=True)}",
         )  # fmt: skip
-    console.print(table)
+    print_whole(console, table)
     told = "prompts and seeds random" if prompts else "seeds random, these prompts only"
     spread = f"sd between seeds {number(found.sd_seed, metric)}"
     if prompts:

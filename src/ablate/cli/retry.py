@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from ablate.cli.slurm_sweep import submit_and_tell
+from ablate.cli.slurm_sweep import submit_and_tell, wait
 from ablate.cli.store_words import split_words
 from ablate.cli.sweep import run_pool
 from ablate.config.launcher import slurm_config
@@ -13,6 +13,7 @@ from ablate.errors import ConfigError
 from ablate.launch import failed
 from ablate.launch.hopeless import cancel_hopeless
 from ablate.launch.jobs import JOB_KINDS
+from ablate.launch.launches import launching
 from ablate.launch.local import default_workers
 from ablate.launch.status import sweep_status
 from ablate.launch.sweep import find_sweep, thaw_sweep
@@ -32,7 +33,8 @@ def main(argv: Sequence[str]) -> int:
     for message in cancel_hopeless(folder):
         console.print(message, highlight=False)
     statuses = sweep_status(folder)
-    wanted = [s for s in statuses if s.state in ("failed", "lost", "missing", "stuck")]
+    again = ("failed", "lost", "missing", "stuck", "unknown")
+    wanted = [s for s in statuses if s.state in again]
     if not wanted:
         console.print(f"sweep {folder.name}: nothing failed, nothing is missing")
         return 0
@@ -40,11 +42,16 @@ def main(argv: Sequence[str]) -> int:
     plans = {s.identity: whole.plans[s.identity] for s in wanted if s.identity in whole.plans}
     sweep = replace(whole, plans=plans)
     if frozen.launcher == "slurm":
-        submit_and_tell(console, sweep, slurm_config(frozen.options, [*KINDS, *JOB_KINDS]))
+        config = slurm_config(frozen.options, [*KINDS, *JOB_KINDS])
+        with launching(sweep.layout, sweep.name):
+            submit_and_tell(console, sweep, config)
+        if config.wait:
+            wait(console, sweep, config.poll_seconds)
         return 0
     failed.clear(folder)
     workers = frozen.options["workers"] or default_workers(list(whole.plans.values()))
     # a sweep frozen before there were restarts names none
     restarts = {"max_restarts": 0, **frozen.options}["max_restarts"]
-    outcomes = run_pool(console, sweep, workers, restarts)
+    with launching(sweep.layout, sweep.name):
+        outcomes = run_pool(console, sweep, workers, restarts)
     return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0

@@ -4,11 +4,12 @@ import time
 
 from rich.console import Console
 
-from ablate.cli.sweep import checked, show_results, tuning_line, with_threads
+from ablate.cli.sweep import checked, show_results, tell, tuning_line, with_threads
 from ablate.config.expand import Expansion
 from ablate.config.launcher import SlurmConfig
-from ablate.errors import ConfigError
+from ablate.errors import ConfigError, SchedulerError
 from ablate.launch.hopeless import cancel_hopeless
+from ablate.launch.launches import launching
 from ablate.launch.local import RunOutcome, processes_of
 from ablate.launch.slurm import submit
 from ablate.launch.status import counts, sweep_status
@@ -30,8 +31,11 @@ def sweep_on_slurm(
     _check_tasks(sweep, config)
     # of a run; the tasks of a node divide them
     with_threads(sweep, config.cpus_per_task * config.tasks_per_node)
-    freeze(sweep, arguments, "slurm", config.model_dump())
-    return submit_and_tell(console, sweep, config)
+    # until the jobs that will read them are in the queue
+    with launching(sweep.layout, sweep.name):
+        tell(console, freeze(sweep, arguments, "slurm", config.model_dump()))
+        submit_and_tell(console, sweep, config)
+    return wait(console, sweep, config.poll_seconds) if config.wait else []
 
 
 def _check_tasks(sweep: Sweep, config: SlurmConfig) -> None:
@@ -44,8 +48,8 @@ def _check_tasks(sweep: Sweep, config: SlurmConfig) -> None:
         )
 
 
-def submit_and_tell(console: Console, sweep: Sweep, config: SlurmConfig) -> list[RunOutcome]:
-    """Submits, says what was submitted and what to type next, and stays if that was asked."""
+def submit_and_tell(console: Console, sweep: Sweep, config: SlurmConfig) -> None:
+    """Submits, says what was submitted and what to type next."""
     submission = submit(sweep, config)
     told = [f"{len(sweep.plans)} runs", f"{submission.stored} in the store"]
     if submission.already_queued:
@@ -72,22 +76,32 @@ def submit_and_tell(console: Console, sweep: Sweep, config: SlurmConfig) -> list
         highlight=False,
         soft_wrap=True,
     )
-    return wait(console, sweep, config.poll_seconds) if config.wait else []
 
 
 def wait(console: Console, sweep: Sweep, seconds: float) -> list[RunOutcome]:
-    """Stays until no run is queued or running, then prints the table."""
+    """Stays until no run is queued or running, then prints the table.
+
+    A scheduler that does not answer is told once, and asked again.
+    """
     said = ""
-    while True:
-        for message in cancel_hopeless(sweep.folder):
-            console.print(message, highlight=False)
-        statuses = sweep_status(sweep.folder)
-        found = counts(statuses)
-        line = ", ".join(f"{number} {state}" for state, number in found.items())
+
+    def say(line: str) -> str:
         if line != said:
             console.print(f"{time.strftime('%H:%M:%S')}  {line}", highlight=False)
-            said = line
-        if not found.get("queued") and not found.get("running"):
+        return line
+
+    while True:
+        try:
+            for message in cancel_hopeless(sweep.folder):
+                console.print(message, highlight=False)
+        except SchedulerError as error:
+            said = say(f"{error}; asked again every {seconds:g} s")
+            time.sleep(seconds)
+            continue
+        statuses = sweep_status(sweep.folder)
+        found = counts(statuses)
+        said = say(", ".join(f"{number} {state}" for state, number in found.items()))
+        if not any(found.get(state) for state in ("queued", "running", "unknown")):
             break
         time.sleep(seconds)
     good = [status.identity for status in statuses if status.state in ("done", "diverged")]

@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from ablate.cli.store_words import split_words
 from ablate.cli.stored import handed_on_records
-from ablate.errors import ConfigError
+from ablate.errors import ConfigError, SchedulerError
 from ablate.launch.hopeless import cancel_hopeless
 from ablate.launch.status import counts, sweep_status
 from ablate.launch.sweep import find_sweep
@@ -22,6 +22,7 @@ _STYLE = {
     "failed": "red",
     "stuck": "red",
     "lost": "red",
+    "unknown": "yellow",
     "missing": "red",
 }
 
@@ -29,17 +30,20 @@ _STYLE = {
 def main(argv: Sequence[str]) -> int:
     """Prints counts, then the runs that are neither done nor waiting; `--all`: every one.
 
-    Jobs that can never start are cancelled, and told.
+    Jobs that can never start are cancelled, and told. Where SLURM does not answer, that is said.
 
-    Returns 1 if any run failed.
+    Returns 1 if any run failed, or is missing and nobody works on it.
     """
     layout, words, flags = split_words(argv, USAGE)
     if len(words) > 1 or flags - {"--all"}:
         raise ConfigError(f"status takes one sweep (usage: {USAGE})")
     console = Console(soft_wrap=True)
     folder = find_sweep(layout, words[0] if words else None)
-    for message in cancel_hopeless(folder):
-        console.print(message, highlight=False)
+    try:
+        for message in cancel_hopeless(folder):
+            console.print(message, highlight=False)
+    except SchedulerError as error:
+        console.print(f"SLURM could not be asked, the store alone tells: {error}", highlight=False)
     statuses = sweep_status(folder)
     if any(status.state == "missing" for status in statuses):
         copied = {r.identity: str(r.data["status"]) for r in handed_on_records(layout)}
@@ -62,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
             console.print(f"         {escape(status.reason.splitlines()[0])}", highlight=False)
         if status.log and status.state in ("failed", "lost"):
             console.print(f"         {escape(str(status.log))}", highlight=False)
-    bad = sum(found.get(state, 0) for state in ("failed", "stuck", "lost"))
+    bad = sum(found.get(state, 0) for state in ("failed", "stuck", "lost", "missing"))
     if bad:
         console.print(f"[dim]`ablate retry {folder.name}` tries {bad} of them again[/]")
     return 1 if bad else 0

@@ -10,7 +10,9 @@ from rich.text import Text
 from ablate.config import legality
 from ablate.config.expand import Expansion
 from ablate.errors import ConfigError, DataError
+from ablate.launch.launches import launching
 from ablate.launch.local import RunOutcome, State, default_workers, run_locally
+from ablate.launch.pools import at_work
 from ablate.launch.sweep import Sweep, freeze, prepare
 from ablate.launch.tuning import second_phase, settle
 from ablate.results import load, load_study
@@ -36,9 +38,17 @@ def sweep_locally(
     workers = workers or default_workers(plans)
     threads = max(1, (os.cpu_count() or 1) // workers)
     with_threads(sweep, threads)
-    freeze(sweep, arguments, "local", {"workers": workers, "max_restarts": max_restarts})
-    if len(expansion.runs) > len(sweep.plans):
-        console.print(f"{len(expansion.runs)} arms are {len(sweep.plans)} distinct runs")
+    with launching(sweep.layout, sweep.name):
+        options = {"workers": workers, "max_restarts": max_restarts}
+        tell(console, freeze(sweep, arguments, "local", options))
+        return _run(console, sweep, len(expansion.runs), workers, max_restarts, threads)
+
+
+def _run(
+    console: Console, sweep: Sweep, asked: int, workers: int, max_restarts: int, threads: int
+) -> list[RunOutcome]:
+    if asked > len(sweep.plans):
+        console.print(f"{asked} arms are {len(sweep.plans)} distinct runs")
     if sweep.contests:
         console.print(tuning_line(sweep))
     console.print(
@@ -46,6 +56,12 @@ def sweep_locally(
         f"{'s' if threads > 1 else ''} each; sweep {sweep.name} in {sweep.folder}"
     )
     return run_pool(console, sweep, workers, max_restarts)
+
+
+def tell(console: Console, notes: list[str]) -> None:
+    """What of a launch is not taken, where nobody overlooks it."""
+    for note in notes:
+        console.print(Text.assemble(("note: ", "bold yellow"), note), highlight=False)
 
 
 def tuning_line(sweep: Sweep) -> str:
@@ -60,14 +76,15 @@ def tuning_line(sweep: Sweep) -> str:
 
 def run_pool(console: Console, sweep: Sweep, workers: int, max_restarts: int) -> list[RunOutcome]:
     """Works on a frozen sweep here, with a live line, and prints its table."""
-    outcomes = _work(console, sweep, workers, max_restarts)
-    if sweep.contests:
-        without = settle(sweep.folder)
-        outcomes += _work(console, second_phase(sweep), workers, max_restarts)
-        for contest in without:
-            reason = "none of its trials finished, so nothing could be chosen"
-            name = run_name(sweep.plans[contest.runs[0]]) if contest.runs else contest.key
-            outcomes.append(RunOutcome(contest.key, name, "failed", reason))
+    with at_work(sweep.layout, sweep.name):
+        outcomes = _work(console, sweep, workers, max_restarts)
+        without = settle(sweep.folder) if sweep.contests else []
+        if sweep.contests:
+            outcomes += _work(console, second_phase(sweep), workers, max_restarts)
+    for contest in without:
+        reason = "none of its trials finished, so nothing could be chosen"
+        name = run_name(sweep.plans[contest.runs[0]]) if contest.runs else contest.key
+        outcomes.append(RunOutcome(contest.key, name, "failed", reason))
     console.print()
     show_results(console, sweep, outcomes)
     return outcomes

@@ -10,6 +10,7 @@ from rich.text import Text
 from ablate.analysis.caption import name_of, number, title
 from ablate.analysis.formats import mark, panels, remark, row_headings, value
 from ablate.analysis.table import AblationTable, Entry
+from ablate.cli.whole import print_whole
 from ablate.metrics import describe
 
 
@@ -25,7 +26,7 @@ def show(console: Console, table: AblationTable) -> None:
             grid.add_row(*row, *(_cell(entry) for entry in entries))
         if panel.title:
             console.print(f"[bold]{panel.title}[/]", highlight=False)
-        console.print(grid)
+        print_whole(console, grid)
         console.print()
     _differences(console, table)
     console.print(f"[dim]{table.caption}[/]", highlight=False)
@@ -58,15 +59,19 @@ def _differences(console: Console, table: AblationTable) -> None:
         what = f": {title(metric)}" if len(table.metrics) > 1 else ""
         console.print(f"[bold]difference to the baseline{what}[/]", highlight=False)
         grid = _grid()
-        grid.add_column("", no_wrap=True)
-        for heading in ("difference", "simultaneous 95 %", "p, Holm", "in sd"):
+        grid.add_column("")
+        for heading in ("by", "simultaneous\n95 %", "p, Holm", "in sd"):
             grid.add_column(heading, justify="right", no_wrap=True)
         grid.add_column("")
         for entry, found in shown:
-            name = name_of(table, entry.row, entry.col)
-            grid.add_row(name, *_numbers(entry, found), verdict(entry, found))
-        console.print(grid)
+            grid.add_row(_name(table, entry), *_numbers(entry, found), verdict(entry, found))
+        print_whole(console, grid)
         console.print()
+
+
+def _name(table: AblationTable, entry: Entry) -> str:
+    """A row in the words of its line above, as the caption names the baseline; else a cell."""
+    return name_of(table, entry.row, entry.col) if entry.col else " ".join(entry.row)
 
 
 def _numbers(entry: Entry, found: dict[str, Any]) -> list[str]:

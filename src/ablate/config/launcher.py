@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Validati
 
 from ablate.config.base import Node, explain
 from ablate.errors import ConfigError
+from ablate.store.secrets import holding
 
 
 class Resources(Node):
@@ -56,7 +57,7 @@ def slurm_config(values: dict[str, Any], kinds: list[str]) -> SlurmConfig:
         kinds: the names that `stages` may use.
 
     Raises:
-        ConfigError: names every setting that is unknown or out of range.
+        ConfigError: names every setting that is unknown or out of range, or holds a key.
     """
     try:
         config = SlurmConfig.model_validate(values)
@@ -68,6 +69,20 @@ def slurm_config(values: dict[str, Any], kinds: list[str]) -> SlurmConfig:
             )
         for kind in config.stages:
             config.resources(kind)
+        _check_secrets(config)
     except ValidationError as error:
         raise ConfigError(f"hydra.launcher: {explain(error)}") from None
     return config
+
+
+def _check_secrets(config: SlurmConfig) -> None:
+    """Refuses keys and passwords: these settings stand in the sweep's file and in job scripts."""
+    found = list(dict.fromkeys(holding(config.model_dump(mode="json"))))
+    if found:
+        # the value is not repeated
+        raise ConfigError(
+            f"hydra.launcher.{', hydra.launcher.'.join(found)} holds what looks like a key or a "
+            "password, which would be written into the sweep's file and the job's script. Put it "
+            "into a file that only you can read, and let a setup line read that: "
+            "hydra.launcher.setup=['source ~/.my_keys']"
+        )

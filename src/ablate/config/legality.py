@@ -1,7 +1,6 @@
 """Legality: combinations that cannot work, refused before any work, each with the way out."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from ablate.config.collection_rules import collection_reasons
 from ablate.config.dataset import GivenConfig, LocalConfig
@@ -13,7 +12,7 @@ from ablate.config.reward_legality import reward_reasons
 from ablate.config.run import RunConfig
 from ablate.config.selection import RULES
 from ablate.errors import ConfigError
-from ablate.store.secrets import scrub
+from ablate.store.secrets import holding
 
 #: what an objective may need and no run gives: what it is, and what it would take
 UNPROVIDED = {
@@ -46,15 +45,9 @@ def check(run: RunConfig) -> None:
         raise ConfigError("\n".join(reasons))
 
 
-def _secret_reasons(values: Any, path: str = "") -> Iterator[str]:
+def _secret_reasons(run: RunConfig) -> Iterator[str]:
     """Settings that hold a key or password: they would stand in every record."""
-    if isinstance(values, dict):
-        for name, value in values.items():
-            yield from _secret_reasons(value, f"{path}.{name}".lstrip("."))
-    elif isinstance(values, list):
-        for value in values:
-            yield from _secret_reasons(value, path)
-    elif isinstance(values, str) and scrub(values) != values:
+    for path in dict.fromkeys(holding(run.model_dump(mode="json"))):
         # the value is not repeated
         yield (
             f"{path} holds what looks like a key or a password, which would be recorded. Put it "
@@ -64,9 +57,7 @@ def _secret_reasons(values: Any, path: str = "") -> Iterator[str]:
 
 
 def _reasons(run: RunConfig) -> Iterator[str]:
-    text = run.model_dump_json()
-    if scrub(text) != text:
-        yield from _secret_reasons(run.model_dump(mode="json"))
+    yield from _secret_reasons(run)
     objective, k = run.objective, run.num_responses.k
     needs = objective.needs
     if k < needs.min_responses:

@@ -17,14 +17,19 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from ablate.launch import failed
 from ablate.launch.jobs import Job, jobs_of
 from ablate.launch.sweep import Sweep
+from ablate.launch.witness import Witness, is_published
 from ablate.launch.worker import work
 from ablate.stages.complete import run_name
 from ablate.stages.forks import death, fork_context, start
 from ablate.stages.graph import RunPlan
 from ablate.store import records
 from ablate.store.files import read_json
+
+#: a stage whose process died without a word is tried once more, for many runs may need it
+STAGE_RESTARTS = 1
 
 
 @dataclass(frozen=True)
@@ -50,17 +55,30 @@ class State:
     started: float = field(default_factory=time.monotonic)
 
 
+@dataclass(frozen=True)
+class Active:
+    """A job under way: its process, the file for its outcome, its log."""
+
+    job: Job
+    process: BaseProcess
+    outcome: Path
+    log: Path
+    witness: Witness
+
+
 Show = Callable[[State], None]
 
 
 def run_locally(sweep: Sweep, workers: int, show: Show, max_restarts: int = 0) -> list[RunOutcome]:
     """Runs what the store lacks, at most `workers` jobs at a time.
 
-    A job that fails, is killed or runs out of memory fails the runs that need it and no others.
+    A run that fails, is killed or runs out of memory costs the others nothing; a stage that cannot
+    be computed fails the runs that need it and no others.
 
     Args:
         show: called whenever something changes.
-        max_restarts: how often a job whose process died without a word is started again.
+        max_restarts: how often a job whose process died without a word is started again; that of a
+            stage at least once.
     """
     pool = _Pool(sweep, workers, show, max_restarts)
     try:
@@ -78,7 +96,7 @@ class _Pool:
         self.waiting, stored = jobs_of(sweep)
         self.state = State(runs=len(sweep.plans), jobs=len(self.waiting))
         self.state.finished = [RunOutcome(i, names[i], "stored") for i in stored]
-        self.active: dict[Any, tuple[Job, BaseProcess, Path, Path]] = {}
+        self.active: dict[Any, Active] = {}
         #: GPUs that no job uses now; with more jobs than GPUs some are shared
         gpus = visible_gpus()
         self.each = processes_of(list(sweep.plans.values()))
@@ -105,10 +123,11 @@ class _Pool:
 
     def stop(self) -> None:
         """Ends what still runs: politely, so that stages stay whole or absent, then by force."""
-        for _, process, _, _ in self.active.values():
+        processes = [entry.process for entry in self.active.values()]
+        for process in processes:
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, signal.SIGINT)
-        for _, process, _, _ in self.active.values():
+        for process in processes:
             process.join(timeout=20)
             if process.is_alive():
                 process.kill()
@@ -119,17 +138,31 @@ class _Pool:
 
     def _start(self) -> None:
         for job in list(self.waiting):
-            broken = next((self.failed[need] for need in job.needs if need in self.failed), None)
+            broken = self._broken(job)
             if broken is not None:
                 self.waiting.remove(job)
-                self._fail(job, broken, None, told=False)
+                self._fail(job, broken, None)
             elif len(self.active) < self.workers and not self._pending(job):
                 self.waiting.remove(job)
                 self._spawn(job)
 
+    def _broken(self, job: Job) -> str | None:
+        """Why a job cannot be: a stage that it needs failed, and nobody else published it."""
+        lost = [need for need in sorted(job.needs) if need in self.failed]
+        if not lost or self._witness(job).published():
+            return None
+        layout = self.sweep.layout
+        return next((self.failed[need] for need in lost if not is_published(layout, need)), None)
+
+    def _witness(self, job: Job) -> Witness:
+        run = job.frozen.stem
+        return Witness(
+            self.sweep.layout, run, job.stage, self.sweep.plans[run].run.force is not False
+        )
+
     def _pending(self, job: Job) -> bool:
         open_jobs = {other.key for other in self.waiting}
-        open_jobs |= {entry[0].key for entry in self.active.values()}
+        open_jobs |= {entry.job.key for entry in self.active.values()}
         return bool(job.needs & open_jobs)
 
     def _spawn(self, job: Job) -> None:
@@ -138,9 +171,12 @@ class _Pool:
         gpus = self._take_gpus(job.key)
         environment = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
         arguments = (str(job.frozen), job.stage, str(outcome), str(log), environment)
+        # that of an earlier try
+        outcome.unlink(missing_ok=True)
+        witness = self._witness(job)
         process = self.context.Process(target=work, args=arguments, name=job.title)
         start(process)
-        self.active[process.sentinel] = (job, process, outcome, log)
+        self.active[process.sentinel] = Active(job, process, outcome, log, witness)
         self._name_running()
 
     def _take_gpus(self, key: str) -> str | None:
@@ -151,51 +187,59 @@ class _Pool:
         return ",".join(dict.fromkeys(taken)) if taken else None
 
     def _end(self, sentinel: Any) -> None:
-        job, process, outcome, log = self.active.pop(sentinel)
-        process.join()
+        entry = self.active.pop(sentinel)
+        entry.process.join()
+        job, code = entry.job, entry.process.exitcode
         self.free_gpus += self.gpus_of.pop(job.key)
         self._name_running()
-        result: dict[str, Any] = {}
-        if outcome.exists():
-            result = read_json(outcome)
-        if process.exitcode == 0 and result:
-            self.state.jobs_done += 1
-            if job.stage is None:
-                identity = job.run
-                self.state.finished.append(
-                    RunOutcome(identity, self.names[identity], result["status"], log=log)
-                )
-            return
-        if process.exitcode == 130:
-            raise KeyboardInterrupt
-        if "reason" in result:
-            self._fail(job, result["reason"], log)
-        elif self.restarts[job.key] < self.max_restarts:
+        result: dict[str, Any] = read_json(entry.outcome) if entry.outcome.exists() else {}
+        # the store has the last word: a process may have died, or failed, after it had published
+        if code == 0 and result:
+            self._done(entry, result["status"])
+        elif entry.witness.published():
+            self._done(entry, records.status(self.sweep.layout, job.run) or "done")
+        elif "reason" in result:
+            self._fail(job, result["reason"], entry)
+        elif self.restarts[job.key] < self._restarts(job):
             self.restarts[job.key] += 1
             self.waiting.insert(0, job)
         else:
-            self._fail(job, death(process.exitcode), log, told=False)
+            end = death(code)
+            self._fail(job, end if job.stage is None else f"the stage '{job.title}': {end}", entry)
 
-    def _fail(self, job: Job, reason: str, log: Path | None, told: bool = True) -> None:
-        """Notes a failure; `told` says that the job itself left the cause in the store."""
-        self.failed[job.key] = reason
-        if job.stage is None and not told:
-            identity = job.run
-            # on a store that takes no more the screen alone is told
-            with contextlib.suppress(OSError):
-                attempt = records.new_attempt(self.sweep.layout, identity)
-                records.write_failure(attempt, self.names[identity], reason, None)
+    def _restarts(self, job: Job) -> int:
+        return self.max_restarts if job.stage is None else max(self.max_restarts, STAGE_RESTARTS)
+
+    def _done(self, entry: Active, status: str) -> None:
+        job = entry.job
         self.state.jobs_done += 1
         if job.stage is None:
-            identity = job.run
+            done = RunOutcome(job.run, self.names[job.run], status, log=entry.log)
+            self.state.finished.append(done)
+
+    def _fail(self, job: Job, reason: str, entry: Active | None) -> None:
+        """Notes a failure; `entry` is None where the job was never begun."""
+        self.failed[job.key] = reason
+        # what the job itself left in the store tells more
+        if job.stage is None and (entry is None or not entry.witness.told()):
+            # on a store that takes no more the screen alone is told
+            with contextlib.suppress(OSError):
+                attempt = records.new_attempt(self.sweep.layout, job.run)
+                records.write_failure(attempt, self.names[job.run], reason, None)
+        if job.stage is not None and entry is not None:
+            with contextlib.suppress(OSError):
+                failed.note(self.sweep.folder, job.stage, reason, job.log_name)
+        self.state.jobs_done += 1
+        if job.stage is None:
+            log = None if entry is None else entry.log
             self.state.finished.append(
-                RunOutcome(identity, self.names[identity], "failed", reason, log)
+                RunOutcome(job.run, self.names[job.run], "failed", reason, log)
             )
 
     def _name_running(self) -> None:
         self.state.running = [
-            self.names[job.run] if job.stage is None else job.title
-            for job, _, _, _ in self.active.values()
+            self.names[entry.job.run] if entry.job.stage is None else entry.job.title
+            for entry in self.active.values()
         ]
 
 

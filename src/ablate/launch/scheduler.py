@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ablate.errors import StoreError
+from ablate.errors import SchedulerError
 
 #: reasons with which a pending job waits for ever
 NEVER = (
@@ -19,8 +19,18 @@ NEVER = (
     "InvalidAccount",
     "AccountNotAllowed",
     "QOSNotAllowed",
-    "JobHeldAdmin",
+    "QOSTimeLimit",
+    "AssociationTimeLimit",
+    "ReservationDeleted",
+    # held by SLURM itself, after the job could not be started or was queued again too often
+    "JobHoldMaxRequeue",
+    "launch_failed_requeued_held",
 )
+#: what the job itself asks for is more (or less) than a QOS or an association lets one job have;
+#: limits per user or group are no such reasons, because other jobs end
+_BEYOND_LIMIT = re.compile(r"(QOS|Assoc)Max\w+Per(Job|Node)(Limit)?|QOSMin\w+")
+#: reasons with which a job waits until a person releases it
+HELD = ("JobHeldAdmin", "JobHeldUser", "job_requeued_in_held_state")
 #: states of a job that has not ended
 _ALIVE = {
     "PENDING": "queued",
@@ -49,7 +59,20 @@ class Queued:
     @property
     def hopeless(self) -> bool:
         """True where the job waits for what will never be."""
-        return self.state == "queued" and self.reason in NEVER
+        never = self.reason in NEVER or _BEYOND_LIMIT.fullmatch(self.reason) is not None
+        return self.state == "queued" and never
+
+    @property
+    def stuck(self) -> str | None:
+        """Why the job does not start by itself, or None where it will."""
+        if self.hopeless:
+            return f"SLURM says {self.reason}"
+        if self.state == "queued" and self.reason in HELD:
+            return (
+                f"SLURM says {self.reason}: it waits until it is released "
+                f"(scontrol release {self.job})"
+            )
+        return None
 
 
 def available() -> bool:
@@ -61,14 +84,15 @@ def queue() -> dict[str, Queued]:
     """The user's jobs that have not ended, by id (`123` or `123_4`).
 
     Raises:
-        StoreError: SLURM does not answer.
+        SchedulerError: SLURM does not answer.
     """
     text = _ask("squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r")
     found = {}
     for line in text.splitlines():
         job, state, reason = (part.strip() for part in line.split("|", 2))
         if state in _ALIVE:
-            found[job] = Queued(job, _ALIVE[state], reason)
+            # some reasons are words of a sentence
+            found[job] = Queued(job, _ALIVE[state], reason.replace(" ", "_"))
     return found
 
 
@@ -86,7 +110,11 @@ def cancel(jobs: Iterable[str]) -> None:
 
 
 def requeue(job: str) -> None:
-    """Puts a running job back into the queue; its processes are ended by SLURM."""
+    """Puts a running job back into the queue; its processes are ended by SLURM.
+
+    Raises:
+        SchedulerError: it was not put there.
+    """
     _ask("scontrol", "requeue", job)
 
 
@@ -96,8 +124,8 @@ def _ask(*command: str) -> str:
             command, capture_output=True, text=True, timeout=_TIMEOUT, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise StoreError(f"SLURM does not answer ({command[0]}: {error})") from error
+        raise SchedulerError(f"SLURM does not answer ({command[0]}: {error})") from error
     if done.returncode != 0:
         said = done.stderr.strip() or done.stdout.strip()
-        raise StoreError(f"SLURM refuses `{' '.join(command[:3])}`: {said}")
+        raise SchedulerError(f"SLURM refuses `{' '.join(command[:3])}`: {said}")
     return done.stdout

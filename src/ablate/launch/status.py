@@ -5,15 +5,19 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from ablate.errors import SchedulerError
 from ablate.launch import failed, scheduler
 from ablate.launch.jobs import log_name, run_key
+from ablate.launch.pools import PoolAtWork, pools
 from ablate.launch.slurm import submitted
 from ablate.store import claims, records
 from ablate.store.layout import Layout
 from ablate.store.sweeps import Contest, FrozenSweep, read_sweep
 
 #: in the order in which they are told
-STATES = ("done", "diverged", "running", "queued", "failed", "stuck", "lost", "missing")
+STATES = (
+    "done", "diverged", "running", "queued", "failed", "stuck", "lost", "unknown", "missing",
+)  # fmt: skip
 
 _WAITS = {"Dependency": "waits for its stages", "Priority": "waits for its turn"}
 
@@ -22,8 +26,9 @@ _WAITS = {"Dependency": "waits for its stages", "Priority": "waits for its turn"
 class RunStatus:
     """One run of a sweep.
 
-    `lost`: its job ended without a word; `stuck`: its job waits for what will never be;
-    `missing`: nobody works on it.
+    `queued`: a job of SLURM or a local pool will come to it; `lost`: its job ended without a word;
+    `stuck`: its job waits for what will never be, or is held; `unknown`: it has a job, and the
+    scheduler could not be asked; `missing`: nobody works on it.
     """
 
     identity: str
@@ -39,7 +44,7 @@ def sweep_status(folder: Path) -> list[RunStatus]:
     layout = Layout(folder.parent.parent)
     found = read_sweep(folder)
     jobs = submitted(folder)
-    queue = scheduler.queue() if jobs and scheduler.available() else {}
+    queue = _queue() if jobs else {}
     # a job of the second phase was named before anyone knew which run it would be
     promised = {
         identity: contest.promise(seed)
@@ -47,14 +52,32 @@ def sweep_status(folder: Path) -> list[RunStatus]:
         if contest.choice is not None
         for seed, identity in contest.choice.runs.items()
     }
+    local = pools(layout, folder.name)
+    pool = local[0] if local else None
+    # a pool that is at work tries again what failed before it began
+    since = max(found.time, pool.since) if pool is not None else found.time
     known = [
         _status(
             folder, layout, identity, found.names[identity],
-            run_key(promised.get(identity, identity)), jobs, queue, found.time,
+            run_key(promised.get(identity, identity)), jobs, queue, since, pool,
         )
         for identity in found.runs
     ]  # fmt: skip
-    return known + [_awaited(found, contest, seed, jobs, queue) for contest, seed in found.open()]
+    return known + [
+        _awaited(found, contest, seed, jobs, queue, pool) for contest, seed in found.open()
+    ]
+
+
+def _queue() -> dict[str, scheduler.Queued] | None:
+    """What SLURM holds; None where it cannot be asked."""
+    try:
+        return scheduler.queue() if scheduler.available() else None
+    except SchedulerError:
+        return None
+
+
+def _unknown(job: str) -> str:
+    return f"job {job} was submitted, and SLURM cannot be asked what became of it"
 
 
 def _awaited(
@@ -62,18 +85,21 @@ def _awaited(
     contest: Contest,
     seed: int,
     jobs: dict[str, str],
-    queue: dict[str, scheduler.Queued],
+    queue: dict[str, scheduler.Queued] | None,
+    pool: PoolAtWork | None,
 ) -> RunStatus:
     """A run of the second phase whose settings are not chosen yet."""
     promise = contest.promise(seed)
     name = re.sub(r"seed=\d+$", f"seed={seed}", found.names[contest.runs[0]])
     job = jobs.get(run_key(promise))
-    queued = queue.get(job) if job is not None else None
+    if job is not None and queue is None:
+        return RunStatus(promise, name, "unknown", _unknown(job), None, job)
+    queued = queue.get(job) if queue and job is not None else None
     reason = f"waits for the choice among {len(contest.trials)} trials"
     if queued is None:
-        return RunStatus(promise, name, "missing", reason)
-    if queued.hopeless:
-        return RunStatus(promise, name, "stuck", f"SLURM says {queued.reason}", None, job)
+        return RunStatus(promise, name, "missing" if pool is None else "queued", reason)
+    if queued.stuck is not None:
+        return RunStatus(promise, name, "stuck", queued.stuck, None, job)
     return RunStatus(promise, name, queued.state, reason, None, job)
 
 
@@ -84,19 +110,20 @@ def _status(
     name: str,
     key: str,
     jobs: dict[str, str],
-    queue: dict[str, scheduler.Queued],
+    queue: dict[str, scheduler.Queued] | None,
     since: float,
+    pool: PoolAtWork | None,
 ) -> RunStatus:
     state = records.status(layout, identity)
     if state is not None:
         return RunStatus(identity, name, state)
     log = folder / "logs" / log_name(key)
     job = jobs.get(key)
-    queued = queue.get(job) if job is not None else None
+    queued = queue.get(job) if queue and job is not None else None
     shown = log if log.exists() else None
     if queued is not None:
-        if queued.hopeless:
-            return RunStatus(identity, name, "stuck", f"SLURM says {queued.reason}", shown, job)
+        if queued.stuck is not None:
+            return RunStatus(identity, name, "stuck", queued.stuck, shown, job)
         waits = None
         if queued.state == "queued":
             waits = _WAITS.get(queued.reason, f"SLURM says {queued.reason}")
@@ -107,6 +134,11 @@ def _status(
         return RunStatus(identity, name, "failed", reason, shown or _stage_log(folder, reason), job)
     if claims.is_held(layout.claims / run_key(identity)):
         return RunStatus(identity, name, "running", None, shown, job)
+    if pool is not None:
+        waits = f"waits for its turn on {pool.host}, process {pool.pid}"
+        return RunStatus(identity, name, "queued", waits, shown)
+    if job is not None and queue is None:
+        return RunStatus(identity, name, "unknown", _unknown(job), shown, job)
     if job is not None:
         words = f"job {job} ended without a word (killed, cancelled, or out of memory)"
         return RunStatus(identity, name, "lost", words, shown or _job_log(folder, job), job)

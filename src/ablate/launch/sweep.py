@@ -11,10 +11,11 @@ from ablate.config.expand import Expansion
 from ablate.config.identity import digest
 from ablate.config.run import RunConfig, validate
 from ablate.errors import ConfigError, StoreError
+from ablate.launch import launches
 from ablate.metrics import describe
 from ablate.stages.complete import rounds_of, run_name
 from ablate.stages.graph import RunPlan, plan
-from ablate.store import crash
+from ablate.store import claims, crash, records
 from ablate.store.files import read_json, write_json
 from ablate.store.layout import Layout
 from ablate.store.secrets import scrub
@@ -93,20 +94,30 @@ def _contest(asked: AskedContest, identity_of: dict[int, str]) -> Contest:
     return Contest(key, asked.by, trials, asked.seeds, [], None)
 
 
-def freeze(sweep: Sweep, command: Sequence[str], launcher: str, options: dict[str, Any]) -> None:
+def freeze(
+    sweep: Sweep, command: Sequence[str], launcher: str, options: dict[str, Any]
+) -> list[str]:
     """Writes the frozen runs. Editing a YAML file afterwards changes nothing.
+
+    Nor does another launch of the same runs, as long as somebody may read what the first one
+    froze, or where the run has its record: `sweep.plans` then become what is frozen. What the
+    first launch fixed of the analysis stays from the first record on.
 
     Args:
         command: the words of the sweep, for people.
-        launcher: `local` or `slurm`, and `options` its settings: `retry` uses them again.
+        launcher: `local` or `slurm`, and `options` its settings: `retry` uses the newest again.
+
+    Returns:
+        what a person must be told: words of this launch that are not taken.
     """
     sweep.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for planned in sweep.plans.values():
-        freeze_run(sweep.folder, planned)
-    write_json(
-        sweep.folder / CONTENT,
-        {
-            "overrides": [scrub(word) for word in command],
+    with claims.claimed(sweep.layout.claims / f"sweep-{sweep.name}", done=lambda: False):
+        told = _freeze_runs(sweep)
+        words = [scrub(word) for word in command]
+        now = time.time()
+        launch = {"overrides": words, "launcher": launcher, "options": options, "time": now}
+        content = {
+            "overrides": words,
             "runs": list(sweep.plans),
             "names": {identity: run_name(planned) for identity, planned in sweep.plans.items()},
             "labels": sweep.labels,
@@ -115,21 +126,105 @@ def freeze(sweep: Sweep, command: Sequence[str], launcher: str, options: dict[st
                 for identity, planned in sweep.plans.items()
             },
             "contests": [contest_data(contest) for contest in sweep.contests],
-            "time": time.time(),
+            "time": now,
             "launcher": launcher,
             "options": options,
-        },
+            "launches": [launch],
+        }
+        before = launches.frozen_before(sweep.folder / CONTENT)
+        if before is not None:
+            started = any(records.has_record(sweep.layout, i) for i in sweep.plans)
+            told += _join(content, before, started)
+        write_json(sweep.folder / CONTENT, content)
+        crash.point("sweep-frozen")
+    return told
+
+
+def _freeze_runs(sweep: Sweep) -> list[str]:
+    """Writes each run that may be written; of the others, what was asked and is not taken."""
+    changed: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+    for identity, planned in sweep.plans.items():
+        path = sweep.frozen(identity)
+        plain = planned.run.model_dump(mode="json")
+        before = launches.frozen_before(path)
+        if before is None:
+            write_json(path, plain)
+            crash.point("sweep-run-frozen")
+        # what ran is what stands there
+        elif before != plain and (
+            planned.run.force is not False or not records.has_record(sweep.layout, identity)
+        ):
+            changed[identity] = before, plain
+    if not changed:
+        return []
+    who = launches.readers(sweep.layout, sweep.name)
+    if who is None:
+        for identity, (_, plain) in changed.items():
+            write_json(sweep.frozen(identity), plain)
+            crash.point("sweep-run-frozen")
+        _follow(sweep)
+        return []
+    for identity, (before, _) in changed.items():
+        sweep.plans[identity] = RunPlan(validate(before), sweep.plans[identity].evaluation)
+    names = sorted({name for pair in changed.values() for name in launches.differing(*pair)})
+    return [
+        f"{len(changed)} of {len(sweep.plans)} runs stay as they were frozen, because {who}. "
+        f"Not taken: {', '.join(names)}. To change that, `ablate cancel {sweep.name}` or end the "
+        "other launcher, and give the command again"
+    ]
+
+
+def _follow(sweep: Sweep) -> None:
+    """Gives settings that are no part of an identity to what hangs on runs of the first phase."""
+    if not (sweep.folder / CONTENT).exists():
+        return
+    found = read_sweep(sweep.folder)
+    chosen = set(found.chosen)
+    for contest in found.contests:
+        if contest.choice is None:
+            continue
+        first = sweep.plans[contest.trials[contest.choice.trial].runs[0]].run
+        for seed, identity in contest.choice.runs.items():
+            if not records.has_record(sweep.layout, identity):
+                plain = first.model_dump(mode="json")
+                plain["seed"]["value"] = seed
+                write_json(sweep.frozen(identity), plain)
+    for path in (sweep.folder / "runs").glob("*.json"):
+        # frozen only for the sake of a stage; frozen again when a job needs it
+        known = path.stem in sweep.plans or path.stem in chosen
+        if not known and not (sweep.layout.attempts / path.stem).exists():
+            path.unlink()
+
+
+def _join(content: dict[str, Any], before: dict[str, Any], started: bool) -> list[str]:
+    """Lets the content of a sweep's file keep what earlier launches left in it."""
+    # a sweep frozen before there was a list of launches had one
+    earlier = before.get("launches") or [
+        {key: before[key] for key in ("overrides", "launcher", "options", "time")}
+    ]
+    (launch,) = content["launches"]
+    same = {**earlier[-1], "time": launch["time"]} == launch
+    content["launches"] = [*(earlier[:-1] if same else earlier), launch]
+    fixed, told = launches.fixed_words(
+        before["overrides"], content["overrides"], started, earlier[0]["time"]
     )
-    crash.point("sweep-frozen")
+    typed = [w for w in before["overrides"] if not w.startswith(launches.ANALYSIS)]
+    content["overrides"] = [*typed, *fixed]
+    for identity, labels in before.get("labels", {}).items():
+        own = content["labels"].get(identity, [])
+        content["labels"][identity] = [*labels, *(label for label in own if label not in labels)]
+    older = {contest["key"]: contest["labels"] for contest in before.get("contests", [])}
+    for contest in content["contests"]:
+        labels = older.get(contest["key"], [])
+        contest["labels"] = [*labels, *(one for one in contest["labels"] if one not in labels)]
+    return [] if told is None else [told]
 
 
 def freeze_run(folder: Path, planned: RunPlan) -> None:
-    """Writes one frozen run into the folder of a sweep."""
+    """Writes one frozen run into the folder of a sweep, unless it is there."""
     path = folder / "runs" / f"{planned.identity}.json"
-    plain = planned.run.model_dump(mode="json")
-    # the same command again would flush a thousand files to the disk for nothing
-    if not path.exists() or read_json(path) != plain:
-        write_json(path, plain)
+    if not path.exists():
+        write_json(path, planned.run.model_dump(mode="json"))
     crash.point("sweep-run-frozen")
 
 

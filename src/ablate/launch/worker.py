@@ -13,7 +13,7 @@ from ablate.errors import AblateError
 from ablate.launch.sweep import layout_of, thaw
 from ablate.stages.complete import complete
 from ablate.stages.execute import Execution
-from ablate.stages.forks import die_with_parent
+from ablate.stages.forks import INTERRUPTED, die_with_parent
 from ablate.stages.team import together
 from ablate.store.files import disk_trouble, write_json
 from ablate.store.secrets import scrub
@@ -74,7 +74,7 @@ def work(
         print(f"asked to end by {wish}; what was published is kept", file=sys.stderr)
         sys.exit(preemption.EXIT_CODE)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         reason = str(error)
         if not isinstance(error, AblateError):

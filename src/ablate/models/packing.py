@@ -87,7 +87,10 @@ def _parts(prompt: int, sizes: Sequence[int], packing: Packing) -> list[list[int
 
 
 def pack(lengths: Sequence[int], packing: Packing) -> list[list[int]]:
-    """Rows of items: first fit by length into the shortest rows that waste at most 5 %."""
+    """Rows of items: first fit by length into the shortest rows that waste at most 5 %.
+
+    Little that fits into a single row is filled up to a multiple, which may be more.
+    """
     total, longest = sum(lengths), max(lengths)
     count = total // longest
     rows: list[list[int]] = []

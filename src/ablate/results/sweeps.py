@@ -13,7 +13,7 @@ from ablate.results.load import Damaged, Runs, read_runs
 from ablate.results.rows import settings
 from ablate.store import files
 from ablate.store.layout import Layout
-from ablate.store.sweeps import CONTENT, FrozenSweep, read_sweep, sweeps
+from ablate.store.sweeps import CONTENT, FrozenSweep, commands_of, read_sweep, sweeps
 
 #: column of runs of tuned sweeps, and its values
 PHASE, TUNE, REPORT = "phase", "tune", "report"
@@ -85,7 +85,11 @@ def copy_sweeps(layout: Layout, target: Layout, names: list[str] | None) -> None
     for folder in folders:
         new = target.sweeps / folder.name
         for path in [folder / CONTENT, *sorted((folder / "chosen").glob("*.json"))]:
-            files.write_json(new / path.relative_to(folder), files.read_json(path))
+            content = files.read_json(path)
+            if "launches" in content:
+                told = [{"overrides": _without_places(words)} for words in commands_of(content)]
+                content = {**content, "launches": told}
+            files.write_json(new / path.relative_to(folder), content)
         one = read_sweep(folder)
         there = read_runs(layout.root, one.runs).frame
         finished = set(there["id"]) if len(there) else set()
@@ -100,25 +104,32 @@ def copy_sweeps(layout: Layout, target: Layout, names: list[str] | None) -> None
             )
             if identity in reasons:
                 attempt = target.attempts / identity / "1"
-                told = {"name": one.names[identity], "reason": reasons[identity], "time": one.time}
-                files.write_json(attempt / "failure.json", told)
+                failure = {
+                    "name": one.names[identity],
+                    "reason": reasons[identity],
+                    "time": one.time,
+                }
+                files.write_json(attempt / "failure.json", failure)
 
 
 def names(content: dict[str, Any]) -> list[str]:
-    """The names of sweep files in a frozen sweep's command line."""
-    words = [str(word) for word in content["overrides"]]
-    return [
+    """The names of sweep files in a frozen sweep's command lines."""
+    words = [word for command in commands_of(content) for word in command]
+    found = [
         value
         for key, _, value in (word.partition("=") for word in words)
         if key.lstrip("+") == "sweep"
     ]
+    return list(dict.fromkeys(found))
 
 
-def typed(content: dict[str, Any]) -> str:
-    """The words of a frozen sweep's command line, without what its file added and local paths."""
-    words = [str(word) for word in content["overrides"]]
-    kept = [w for w in words if not w.startswith(("analysis.", "results_dir=", "hydra."))]
-    return " ".join(shlex.quote(word) for word in [*kept, "-m"])
+def typed(words: list[str]) -> str:
+    """The words of a sweep's command line, without what its file added and local paths."""
+    return " ".join(shlex.quote(word) for word in [*_without_places(words), "-m"])
+
+
+def _without_places(words: list[str]) -> list[str]:
+    return [w for w in words if not w.startswith(("analysis.", "results_dir=", "hydra."))]
 
 
 def analysis_of(content: dict[str, Any]) -> dict[str, Any]:
@@ -173,7 +184,7 @@ def load_study(root: str | Path, sweep: str | None = None) -> Study:
         runs.damaged,
         sweep,
         analysis,
-        tuple(dict.fromkeys(typed({"overrides": one.overrides}) for one in found)),
+        tuple(dict.fromkeys(typed(words) for one in found for words in one.commands)),
         [note for one in found for note in _choices(one, runs.frame)],
     )
 

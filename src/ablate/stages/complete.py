@@ -1,8 +1,9 @@
 """Completion of a run: its stages, its evaluation and, at last, its record in the store."""
 
 import contextlib
-import secrets
+import itertools
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from ablate.stages.graph import RunPlan, Stage
 from ablate.stages.keep import reduce_policies
 from ablate.stages.registry import KINDS, RUN_STAGES
 from ablate.stages.team import launched
-from ablate.stages.tracker import open_tracker
+from ablate.stages.tracker import Tracker, open_tracker, tell_again
 from ablate.store import claims, files, records
 from ablate.store.layout import Layout, check_writable
 from ablate.store.provenance import provenance
@@ -95,38 +96,54 @@ def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display)
     """One attempt at a run; leaves failure.json if it fails, nothing if it is interrupted."""
     attempt = records.new_attempt(layout, plan.identity)
     name = run_name(plan)
-    # unlike between attempts and revisions: offline mirrors of one id would be merged
-    unique = f"{plan.identity[:12]}-{records.next_revision(layout, plan.identity)}-{attempt.name}"
-    mirror = f"{unique}-{secrets.token_hex(2)}"
-    tracker = open_tracker(plan.run, mirror, name, layout.wandb)
+    # another revision is another run of the mirror; another attempt is not
+    key = f"{plan.identity[:12]}-{records.next_revision(layout, plan.identity)}"
+    tracker = open_tracker(plan.run, key, name, layout.wandb)
     execution = Execution(store, display, tracker.log)
     started = time.time()
     try:
+        there = (store.find(stage.name, stage.identity) for stage in rounds_of(plan))
+        tell_again(tracker, (path for path in itertools.takewhile(bool, there) if path))
         evaluation = execution.ensure(plan.evaluation)
         rounds = [execution.ensure(stage) for stage in rounds_of(plan)]
         data = _record_data(plan, execution, evaluation, started)
         data["tracker_id"] = tracker.id
         with files.scratch(layout.scratch, f"record-{plan.identity[:12]}") as private:
-            for name in ("eval.parquet", "pairs.parquet"):
-                if (evaluation / name).exists():
-                    shutil.copyfile(evaluation / name, private / name)
+            for table in ("eval.parquet", "pairs.parquet"):
+                if (evaluation / table).exists():
+                    shutil.copyfile(evaluation / table, private / table)
             join_rounds(rounds, "train.parquet", private)
             join_rounds(rounds, "curve.parquet", private)
             record = records.publish(
                 layout, plan.identity, private, data, again=plan.run.force is not False
             )
-        tracker.finish(_summary(record))
     except AblateError as error:
         _fail(attempt, name, str(error), error)
         raise
     except OSError as error:
         _fail(attempt, name, str(error), error)
         raise StoreError(f"the results folder could not be written: {error}") from error
+    except Exception as error:
+        _fail(attempt, name, f"{type(error).__name__}: {error}", error)
+        raise
     except BaseException:
         _forget(layout, attempt)
         raise
-    _forget(layout, attempt)
-    return record
+    else:
+        _forget(layout, attempt)
+        _finish(tracker, record)
+        return record
+    finally:
+        tracker.leave()
+
+
+def _finish(tracker: Tracker, record: Record) -> None:
+    """Ends the mirror; the run is recorded, so one that cannot be ended costs no more than that."""
+    try:
+        tracker.finish(_summary(record))
+    except Exception as error:
+        told = f"run {record.short} is recorded, but its mirror could not be completed: {error}"
+        print(scrub(told), file=sys.stderr)
 
 
 def _forget(layout: Layout, attempt: Path) -> None:

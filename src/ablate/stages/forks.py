@@ -15,6 +15,8 @@ from ablate.errors import ConfigError
 
 #: how long the death of a server takes to be seen
 RESTART_SECONDS = 0.5
+#: exit code of a process that was interrupted, as shells have it
+INTERRUPTED = 130
 #: imported once by the fork server
 PRELOAD = ["ablate.stages.preload"]
 
@@ -81,4 +83,6 @@ def death(code: int | None) -> str:
         return (
             "its process was asked to end and saved what it could; another try goes on from there"
         )
+    if code == INTERRUPTED:
+        return "its process was interrupted (SIGINT)"
     return f"its process ended with exit code {code}"

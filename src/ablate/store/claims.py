@@ -59,7 +59,7 @@ class Claim:
         except OSError as error:
             shutil.rmtree(private, ignore_errors=True)
             # a network file system may lose the answer to a rename that it made
-            if _owner(self.path).get("token") != self.token:
+            if owner_of(self.path).get("token") != self.token:
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                     return False
                 raise StoreError(
@@ -99,7 +99,7 @@ def discard(path: Path, token: str | None) -> None:
     except FileNotFoundError:
         return
     crash.point("claim-half-released")
-    if _owner(grave).get("token") != token:
+    if owner_of(grave).get("token") != token:
         with contextlib.suppress(OSError):
             os.rename(grave, path)
             return
@@ -127,7 +127,7 @@ def silence(path: Path) -> float | None:
 
 def owner_is_dead(path: Path) -> bool:
     """True where the owner ran on this host and its process is gone: no need to wait then."""
-    owner = _owner(path)
+    owner = owner_of(path)
     return owner.get("host") == socket.gethostname() and not alive(owner["pid"])
 
 
@@ -153,7 +153,7 @@ def claimed(path: Path, done: Callable[[], bool]) -> Iterator[Claim | None]:
         if done():
             yield None
             return
-        token = _owner(path).get("token")
+        token = owner_of(path).get("token")
         quiet = silence(path)
         if quiet is not None and (quiet > SILENCE_SECONDS or owner_is_dead(path)):
             crash.point("takeover-before")
@@ -172,21 +172,26 @@ def clear_abandoned(folder: Path) -> None:
     if not folder.is_dir():
         return
     for path in folder.iterdir():
-        if _PRIVATE in path.name:
+        if is_private(path):
             host, _, pid = path.name.split("@")[1].rpartition(".")
             if host == socket.gethostname() and pid.isdigit() and not alive(int(pid)):
                 shutil.rmtree(path, ignore_errors=True)
                 path.unlink(missing_ok=True)
         elif owner_is_dead(path):
-            discard(path, _owner(path).get("token"))
+            discard(path, owner_of(path).get("token"))
 
 
-def _owner(path: Path) -> dict[str, Any]:
+def owner_of(path: Path) -> dict[str, Any]:
     """Who holds a claim; nothing where that cannot be read."""
     try:
         return dict(json.loads((path / OWNER).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
+
+
+def is_private(path: Path) -> bool:
+    """Whether a folder beside claims is none itself: not yet claimed, or no longer."""
+    return _PRIVATE in path.name
 
 
 def _private(path: Path) -> Path:

@@ -1,7 +1,7 @@
 """Frozen sweeps as files: their runs, the contests of their first phase, and what was chosen."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,11 @@ class Contest:
 
 @dataclass(frozen=True)
 class FrozenSweep:
-    """The content of a sweep's folder. `asked` leaves out what the contests have chosen."""
+    """The content of a sweep's folder. `asked` leaves out what the contests have chosen.
+
+    overrides: words of the first launch, with what it fixed of the analysis. time, launcher,
+    options: of the newest launch.
+    """
 
     folder: Path
     asked: list[str]
@@ -72,6 +76,8 @@ class FrozenSweep:
     options: dict[str, Any]
     #: run → identities of the policies that it trains
     policies: dict[str, list[str]]
+    #: words of every launch, without what the sweep's file added
+    commands: list[list[str]] = field(default_factory=list)
 
     @property
     def runs(self) -> list[str]:
@@ -121,8 +127,15 @@ def read_sweep(folder: Path) -> FrozenSweep:
     return FrozenSweep(
         folder, list(plain["runs"]), names, labels, contests, list(plain["overrides"]),
         float(plain["time"]), str(plain["launcher"]), dict(plain["options"]),
-        dict(plain.get("policies", {})),
+        dict(plain.get("policies", {})), commands_of(plain),
     )  # fmt: skip
+
+
+def commands_of(content: dict[str, Any]) -> list[list[str]]:
+    """Words of every launch, the first one first, without what the sweep's file added."""
+    launches = content.get("launches") or [{"overrides": content["overrides"]}]
+    words = [[str(word) for word in launch["overrides"]] for launch in launches]
+    return [[word for word in each if not word.startswith("analysis.")] for each in words]
 
 
 def _contest(folder: Path, plain: dict[str, Any]) -> Contest:

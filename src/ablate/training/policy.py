@@ -29,7 +29,7 @@ from ablate.training.collate import GroupCollator
 from ablate.training.groups import Group, presentation_order
 from ablate.training.lora import lora_config
 from ablate.training.online import FreshGroups, OnlineGroups
-from ablate.training.resume import Pause, find
+from ablate.training.resume import Pause, find_together
 from ablate.training.rpo import RPOTrainer
 from ablate.training.source import (
     FixedGroups,
@@ -208,7 +208,7 @@ def train_policy(
             peft_config=None if lora is None else lora_config(lora),
         )
         watch.trainer = pause.trainer = trainer
-        divergence, saved = None, find(partial)
+        divergence, saved = None, find_together(partial, trainer)
         if saved is not None:
             saved.restore_checkpoints(watch.folder)
             watch.load(saved.state())

@@ -1,19 +1,23 @@
 """An interrupted training, saved whole when the scheduler asks, and taken up where it stopped."""
 
 import json
+import os
 import shutil
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
 from ablate import preemption
-from ablate.store import crash
+from ablate.store import crash, files
 from ablate.training.table import StepTable
 
-#: our own part of a saved training: written last, so that a folder with it is complete
+#: our own part of a saved training
 STATE = "ablate.json"
 _TRAINER = "trainer"
 _KEPT = "checkpoints"
@@ -24,7 +28,8 @@ class Pause(TrainerCallback):
 
     A saved training is a folder `step-00042` below `folder`: the trainer's own checkpoint
     (weights, optimizer, schedule, generators), the checkpoints that stand already, and what
-    `state` says. It is written under another name and renamed, so that it is there or not.
+    `state` says. It is written under another name, with a manifest of checksums, flushed to disk
+    and renamed, so that it is there or not. The one before stays until `find` has verified this.
 
     Args:
         folder: where the training is kept; None leaves without saving.
@@ -63,7 +68,8 @@ class Pause(TrainerCallback):
         private = folder / f"writing-{step:05d}"
         source = Path(trainer.args.output_dir) / f"checkpoint-{step}"
         if leads:
-            shutil.rmtree(private, ignore_errors=True)
+            for left in folder.glob("writing-*"):
+                shutil.rmtree(left, ignore_errors=True)
             private.mkdir(parents=True)
             shutil.move(source, private / _TRAINER)
             crash.point("saved-trainer-moved")
@@ -79,12 +85,9 @@ class Pause(TrainerCallback):
             # metrics may be infinite, which our other JSON forbids
             (private / STATE).write_text(json.dumps(state), encoding="utf-8")
             crash.point("saved-state-written")
-            private.rename(folder / f"step-{step:05d}")
+            files.write_manifest(private)
+            files.publish(private, folder / f"step-{step:05d}")
             crash.point("saved-after-rename")
-            for older in folder.glob("step-*"):
-                if older.name < f"step-{step:05d}":
-                    shutil.rmtree(older, ignore_errors=True)
-                    crash.point("saved-older-removed")
         together()
 
 
@@ -123,16 +126,41 @@ class Saved:
 
 
 def find(folder: Path | None) -> Saved | None:
-    """The newest complete training below a folder, or None; half-written ones are no candidates."""
+    """The newest training below a folder that is whole, or None.
+
+    Half-written ones are no candidates. One that does not match its checksums (or has none) is set
+    aside with a message, and an older one is taken, or none: the training then begins anew.
+    """
     if folder is None or not folder.is_dir():
         return None
-    for path in sorted(folder.glob("step-*"), reverse=True):
-        try:
-            json.loads((path / STATE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        return Saved(path)
+    for path in sorted(folder.glob("step-*"), key=_step, reverse=True):
+        problem = files.damage(path)
+        if problem is None:
+            for older in folder.glob("*step-*"):
+                if _step(older) < _step(path):
+                    shutil.rmtree(older, ignore_errors=True)
+                    crash.point("saved-older-removed")
+            return Saved(path)
+        aside = path.with_name(f"damaged-{path.name}-{time.time_ns()}")
+        os.rename(path, aside)
+        print(
+            f"the training saved as {path} is damaged: {problem}; set aside as {aside.name}",
+            file=sys.stderr,
+        )
     return None
+
+
+def _step(path: Path) -> int:
+    """Of `step-00042`, or of `damaged-step-00042-...`."""
+    return int(path.name.partition("step-")[2].partition("-")[0])
+
+
+def find_together(folder: Path | None, trainer: Any) -> Saved | None:
+    """The same for all processes of a training: the first one looks, the others go by its word."""
+    saved = find(folder) if trainer.is_world_process_zero() else None
+    if trainer.accelerator.num_processes > 1:
+        (saved,) = broadcast_object_list([saved])
+    return saved
 
 
 def train_resumably(trainer: Any, table: StepTable, partial: Path | None) -> None:
@@ -144,7 +172,7 @@ def train_resumably(trainer: Any, table: StepTable, partial: Path | None) -> Non
     pause = LoggedPause(partial, lambda: table.state() | trainer.own_state())
     pause.trainer = trainer
     trainer.add_callback(pause)
-    saved = find(partial)
+    saved = find_together(partial, trainer)
     if saved is not None:
         table.load(saved.state())
         trainer.load_own_state(saved.state())

@@ -67,9 +67,12 @@ class Watch(TrainerCallback):
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Takes up what `state` gave; the checkpoints' folders must be there."""
+        """Takes up what `state` gave, and logs it again; checkpoints' folders must be there."""
         self.rows, self.points = list(state["rows"]), list(state["points"])
         self.checkpoints = [(step, self._place(step)) for step in state["steps"]]
+        if self.log is not None:
+            for row in self.rows:
+                self.log(int(row["step"]), row)
 
     def _place(self, step: int) -> Path:
         return self.folder / f"step-{step:05d}"

@@ -41,7 +41,7 @@ class LocalLauncher(FrozenLauncher):
     Args:
         workers: jobs at a time; None: one per GPU, or one per core.
         max_restarts: how often a job whose process died (killed, out of memory) is started again;
-            what failed with a reason is not.
+            what failed with a reason is not, and a stage that runs share is at least once.
     """
 
     def __init__(self, workers: int | None, max_restarts: int) -> None:
