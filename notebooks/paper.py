@@ -50,7 +50,8 @@ view
 
 # %%
 with pd.option_context("display.max_rows", None):
-    display(table2.drop(columns=[c for c in table2 if "alpacaeval" in c]).fillna(""))  # noqa: F821
+    shown = table2[[c for c in table2 if "alpacaeval" not in c]].astype(object)
+    display(shown.where(shown.notna(), ""))  # noqa: F821
 
 # %% [markdown]
 # ## Table 2: this study

@@ -10,6 +10,7 @@ from statsmodels.stats.anova import anova_lm
 
 from ablate.analysis import effects
 from ablate.analysis.figures import which_choice_matters
+from ablate.analysis.lack_of_fit import assumed
 from ablate.errors import DataError
 
 
@@ -146,3 +147,36 @@ def test_the_figure_is_vector_and_png_and_holds_its_numbers(tmp_path: Path) -> N
     first = (tmp_path / "a" / "choices.svg").read_bytes()
     which_choice_matters(found, "reward/test").save(tmp_path / "b")
     assert (tmp_path / "b.svg").read_bytes() == first
+
+
+def test_lack_of_fit_is_the_contrast_that_the_grid_leaves_over() -> None:
+    """Five of six cells: one difference of differences is left, and main effects take it as 0."""
+    for shift, doubted in ((0.0, False), (3.0, True)):
+        runs = grid(seed=2, seeds=5)
+        runs.loc[(runs["objective"] == "x") & (runs["k"] == 4), "value"] += shift
+        runs = runs[(runs["objective"] != "z") | (runs["k"] == 2)].reset_index(drop=True)
+        found = effects(runs, ["objective", "k"])
+        means = runs.groupby(["objective", "k"])["value"].mean()
+        left = means["x", 4] - means["x", 2] - means["y", 4] + means["y", 2]
+        wide = runs.pivot(index="block", columns=["objective", "k"], values="value").to_numpy()
+        within = wide - wide.mean(0) - wide.mean(1, keepdims=True) + wide.mean()
+        variance = (within**2).sum() / 16
+        assert found.fit is not None
+        assert found.fit.statistic == pytest.approx(left**2 / (variance * 4 / 5))
+        assert (found.fit.df, found.fit.error_df) == (1, 16)
+        runs["cell"] = runs["objective"] + runs["k"].astype(str)
+        models = [smf.ols(f"value ~ {terms} + C(block)", data=runs).fit()
+                  for terms in ("C(objective) + C(k)", "C(cell)")]  # fmt: skip
+        theirs = anova_lm(*models)
+        assert found.fit.p == pytest.approx(theirs["Pr(>F)"].iloc[1])
+        told = assumed(found.left_out, found.fit)
+        assert "take these interactions to be zero" in told
+        assert ("cells contradict that" in told) == doubted
+        assert f"F = {found.fit.statistic:.2f} on 1 and 16" in told
+
+
+def test_a_full_grid_takes_no_interaction_for_granted() -> None:
+    found = effects(grid(), ["objective", "k"])
+    assert found.fit is None
+    assert assumed(found.left_out, found.fit) == ""
+    assert "cannot test" in assumed(["a × b"], None)

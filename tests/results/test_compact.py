@@ -12,6 +12,7 @@ from ablate.analysis import Question, build
 from ablate.cli.main import run
 from ablate.cli.stored import find_record
 from ablate.errors import StoreError
+from ablate.metrics import win_rate
 from ablate.results import TABLES, load, load_eval, load_pairs, load_study, load_train, read_answers
 from ablate.results.compact import compact, opened
 from ablate.results.frames import read_frame, write_frame
@@ -74,11 +75,26 @@ def test_a_small_copy_holds_every_record_and_the_answers_of_some(
     assert set(kept["id"]) == {first}
     mine = table[table["id"] == first].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, mine, check_dtype=False, rtol=1e-6)
-    assert kept["judge_score"].dtype == np.float32
+    assert kept["logp_policy"].dtype == np.float32
     # compacted again from the copy, with fewer still
     compact(target, TABLES, target=Layout(tmp_path / "none"), whole={second})
     assert len(load_eval(tmp_path / "none")) == 0
     assert len(load(tmp_path / "none")) == 3
+
+
+def test_a_win_rate_from_a_small_copy_is_that_of_the_record(root: Path, tmp_path: Path) -> None:
+    """Scores that differ by less than single precision can tell are no ties there."""
+    close = answers(5.0, 3)
+    close["judge_score"] = close["baseline_score"] + np.where(close.index % 3 == 0, 1e-9, -1e-9)
+    put(root, close, objective="simpo", seed=0)
+    target = Layout(tmp_path / "small")
+    compact(Layout(root), TABLES, target=target, single=True)
+    frame = load(target.root).set_index("objective")
+    answered = load_eval(target.root, [frame.at["simpo", "id"]], split="test")
+    again = win_rate(
+        *(answered[c].to_numpy() for c in ("judge_score", "baseline_score", "prompt_id"))
+    )
+    assert again.mean == frame.at["simpo", "win_rate/test"] == pytest.approx(1 / 3)
 
 
 def test_what_changed_after_compacting_is_read_from_the_store(root: Path) -> None:

@@ -10,15 +10,19 @@ from ablate.store.sweeps import Choice, Contest, FrozenSweep, Trial
 BETA = {"objective.beta": 0.5}
 
 
-def sweep(names: dict[str, str]) -> FrozenSweep:
-    """One contest of two trials per run, whose chosen beta is the largest that was tried."""
+def sweep(names: dict[str, str], matches: dict[str, list[str]] | None = None) -> FrozenSweep:
+    """One contest of two trials per run, whose chosen beta is the largest that was tried.
+
+    matches: what the contest of a run stands for in a study of K.
+    """
+    held = matches or {}
     contests = [
         Contest(
             key=run,
             by="reward/valid",
             trials=[Trial({"objective.beta": 0.1}, [f"{run}-low"]), Trial(BETA, [run])],
             seeds=[0],
-            labels=[],
+            labels=[{"match": name} for name in held.get(run, [])],
             choice=Choice(1, BETA, [1.0, 2.0], {"objective.beta": "high"}, {0: f"{run}-0"}, {}),
         )
         for run in names
@@ -45,3 +49,15 @@ def test_arms_of_one_name_are_told_apart_by_settings_that_nobody_tuned() -> None
     ]
     unread = _choices(sweep(names), runs[runs["id"] == "c"])
     assert [note.partition(":")[0] for note in unread] == ["dpo k=2", "dpo k=2", "ipo k=2"]
+
+
+def test_the_match_is_told_only_where_a_sweep_has_several() -> None:
+    names = {"a": "dpo k=2 seed=0", "b": "dpo k=4 seed=0"}
+    none = pd.DataFrame({"id": []})
+    for matches, wanted in (
+        ({"a": ["prompts"], "b": ["prompts"]}, ["dpo k=2", "dpo k=4"]),
+        ({"a": ["prompts", "tokens"], "b": ["tokens"]},
+         ["dpo k=2 (prompts, tokens)", "dpo k=4 (tokens)"]),
+    ):  # fmt: skip
+        told = _choices(sweep(names, matches), none)
+        assert [note.partition(":")[0] for note in told] == wanted

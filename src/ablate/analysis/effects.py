@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from ablate.analysis.blocked import fit_blocks, residuals
+from ablate.analysis.lack_of_fit import LackOfFit, lack_of_fit
 from ablate.analysis.multiplicity import holm
 from ablate.errors import DataError
 
@@ -34,7 +35,8 @@ class Effects:
         from the mean of all levels), se, low, high (95 %, all levels at once by Bonferroni).
     sd_seed, sd_block, sd_prompt: standard deviations of a run's mean given its arm, of the blocks,
         and of an arm's mean due to the choice of prompts (NaN where no answers were given).
-    left_out: pairs of factors whose interaction the grid cannot tell.
+    left_out: pairs of factors whose interaction the grid cannot tell, and which is taken as zero.
+    fit: whether the cells contradict that; None where the terms explain all cells.
     """
 
     terms: pd.DataFrame
@@ -43,6 +45,7 @@ class Effects:
     sd_block: float
     sd_prompt: float
     left_out: list[str]
+    fit: LackOfFit | None
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def effects(
     if answers is not None:
         found = _with_prompts(found, answers, factors)
     design, spans, left_out = _design(runs, factors)
+    fit = lack_of_fit(values, design, arm_matrix, block_matrix, found.error, found.error_df)
     covariance = found.covariance(arm_matrix, block_matrix)
     inverse = np.linalg.inv(covariance)
     information = design.T @ inverse @ design
@@ -133,6 +137,7 @@ def effects(
         float(np.sqrt(found.block)),
         prompt,
         left_out,
+        fit,
     )
 
 

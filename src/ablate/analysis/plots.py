@@ -105,7 +105,8 @@ def _of_verdict(row: Any) -> tuple[str, str]:
 def frontier(table: AblationTable, split: str) -> Figure | None:
     """Judge reward against KL to the SFT policy: small marks runs, large ones means of cells.
 
-    Crosses are 95 % intervals over seeds; the black diamond is the SFT policy. None without KL.
+    Bars are 95 % intervals of reward over seeds; the black diamond is the SFT policy. None without
+    KL.
     """
     wanted = [f"{name}/{split}" for name in ("kl", "reward", "reward_sft")]
     runs = named(table)

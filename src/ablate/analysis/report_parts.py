@@ -14,6 +14,7 @@ from ablate.analysis.caption import name_of, title
 from ablate.analysis.effects import effects
 from ablate.analysis.figures import Figure, which_choice_matters
 from ablate.analysis.formats import value
+from ablate.analysis.lack_of_fit import assumed
 from ablate.analysis.measure import answer_values, available, measure
 from ablate.analysis.samples import samples, score_range, shown_seed
 from ablate.analysis.table import AblationTable, Question
@@ -121,9 +122,14 @@ class Maker:
                 factors.append(column)
         if not factors or not self.table.same_scale:
             return []
-        told = {factor: runs[factor].map(arms.plain) for factor in factors}
+        levels = {factor: runs[factor].map(arms.plain) for factor in factors}
         data = pd.DataFrame(
-            {"id": runs["id"], **told, "block": runs["block"], "value": runs[metric].astype(float)}
+            {
+                "id": runs["id"],
+                **levels,
+                "block": runs["block"],
+                "value": runs[metric].astype(float),
+            }
         ).dropna(subset=["value"])
         answers = None
         try:
@@ -133,6 +139,9 @@ class Maker:
             found = effects(data, factors, answers)
         except AblateError as error:
             return [h.paragraph(f"Main effects cannot be told: {error}.", "note")]
+        told = assumed(
+            [" × ".join(map(arms.short, pair.split(" × "))) for pair in found.left_out], found.fit
+        )
         random = "Prompts and seeds" if answers is not None else "Seeds"
         return [
             self._figure(
@@ -142,11 +151,8 @@ class Maker:
                 f"at once with 95 %. Below: the size of each factor and interaction; * p ≤ 0.05 "
                 f"after Holm. {random} are random (linear mixed model).",
             ),
-            h.points(
-                [f"the grid cannot tell {' × '.join(map(arms.short, pair.split(' × ')))}: "
-                 "combinations lack runs" for pair in found.left_out], "points note",
-            ),
-        ]  # fmt: skip
+            h.points([told] if told else [], "points note"),
+        ]
 
     def tuning(self) -> list[str]:
         """Trials of tuned cells."""

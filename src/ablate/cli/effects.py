@@ -11,6 +11,7 @@ from rich.table import Table
 from ablate.analysis import arms, effects
 from ablate.analysis.caption import number, title
 from ablate.analysis.effects import Effects
+from ablate.analysis.lack_of_fit import assumed
 from ablate.analysis.measure import answer_values, measure, resolve
 from ablate.cli.store_flags import Flags, take_results_dir, tell_damaged
 from ablate.cli.whole import print_whole
@@ -116,9 +117,9 @@ def _show(console: Console, found: Effects, metric: str, prompts: bool, lacking:
     if prompts:
         spread += f", of an arm's mean between sets of prompts {number(found.sd_prompt, metric)}"
     console.print(f"[dim]linear mixed model, {told}; {spread}[/]", highlight=False)
-    if found.left_out:
-        names = ", ".join(_short(name) for name in found.left_out)
-        console.print(f"[dim]note: the grid cannot tell {names}: combinations lack runs[/]")
+    told = assumed([_short(name) for name in found.left_out], found.fit)
+    if told:
+        console.print(f"[dim]note: {told}[/]", highlight=False)
     if lacking:
         console.print(f"[dim]note: {lacking} runs that were asked for are not there (ablate ls)[/]")
 

@@ -28,6 +28,8 @@ RECORDS = "records.parquet"
 ABOUT = "about.json"
 #: raised when the form of these files changes; another form is as good as none
 FORM = 1
+#: columns that are compared with each other: rounded, they could tie where they did not
+COMPARED = ("judge_score", "baseline_score", "utility_", "baseline_utility_")
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def compact(
         target: another folder; it then needs nothing of the original.
         ids: the runs of a standalone copy; None takes all.
         whole: the runs whose tables are taken along; None: of all. Their records always are.
-        single: numbers of the tables in single precision.
+        single: numbers of the tables in single precision, except those whose order counts.
 
     Raises:
         StoreError: nothing to compact, or a folder that cannot be written.
@@ -260,7 +262,9 @@ def _join(
         if single:
             columns = base.execute(f"DESCRIBE {query}").fetchall()
             cast = ", ".join(
-                f'"{c}"::FLOAT AS "{c}"' for c, kind, *_ in columns if kind == "DOUBLE"
+                f'"{c}"::FLOAT AS "{c}"'
+                for c, kind, *_ in columns
+                if kind == "DOUBLE" and not c.startswith(COMPARED)
             )
             query = f"SELECT * REPLACE ({cast}) FROM ({query})" if cast else query
         base.execute(

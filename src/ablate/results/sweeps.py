@@ -252,13 +252,15 @@ def _choices(found: FrozenSweep, runs: pd.DataFrame) -> list[str]:
 def _arms(found: FrozenSweep, runs: pd.DataFrame) -> list[str]:
     """What the runs of each contest have in common, for people.
 
-    Contests that would be called the same are told apart by settings of their finished trials.
+    What they are matched in is told where the sweep matches several things. Contests that would be
+    called the same are told apart by settings of their finished trials.
     """
     names = []
+    every = {v for contest in found.contests for of in contest.labels for v in of.values()}
     for contest in found.contests:
         name = re.sub(r" seed=\d+$", "", found.names[contest.runs[0]])
         told = {value for label in contest.labels for value in label.values()}
-        names.append(f"{name} ({', '.join(sorted(told))})" if told else name)
+        names.append(f"{name} ({', '.join(sorted(told))})" if told and len(every) > 1 else name)
     drawn = {f"config.{name}" for c in found.contests if c.choice for name in c.choice.settings}
     for name in {name for name in names if names.count(name) > 1}:
         same = [place for place, other in enumerate(names) if other == name]
