@@ -72,11 +72,8 @@ def test_a_mirror_that_cannot_be_ended_costs_no_run(tmp_path: Path) -> None:
     shutil.rmtree(layout.runs)
     layout.wandb.write_text("in the way, and no step is trained that would meet it")
     sweep = sweep_of(tmp_path, [*arm, "tracker=wandb_offline"])
-    outcome = go(sweep)["dpo"]
-    assert outcome.status == "done"
-    assert outcome.log is not None
-    assert "its mirror could not be completed" in outcome.log.read_text()
-    assert list(layout.attempts.glob("*/*")) == []
+    assert go(sweep)["dpo"].status == "done"
+    assert [s.state for s in sweep_status(sweep.folder)] == ["done"]
 
 
 def test_what_nobody_expected_is_told_of_its_run(ablate: Command, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ablate.launch.hopeless import cancel_hopeless
 from ablate.launch.jobs import JOB_KINDS
 from ablate.launch.launches import launching
 from ablate.launch.local import default_workers
+from ablate.launch.pools import at_work
 from ablate.launch.status import sweep_status
 from ablate.launch.sweep import find_sweep, thaw_sweep
 from ablate.stages.registry import KINDS
@@ -52,6 +53,6 @@ def main(argv: Sequence[str]) -> int:
     workers = frozen.options["workers"] or default_workers(list(whole.plans.values()))
     # a sweep frozen before there were restarts names none
     restarts = {"max_restarts": 0, **frozen.options}["max_restarts"]
-    with launching(sweep.layout, sweep.name):
+    with at_work(sweep.layout, sweep.name):
         outcomes = run_pool(console, sweep, workers, restarts)
     return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0

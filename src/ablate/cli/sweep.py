@@ -10,7 +10,6 @@ from rich.text import Text
 from ablate.config import legality
 from ablate.config.expand import Expansion
 from ablate.errors import ConfigError, DataError
-from ablate.launch.launches import launching
 from ablate.launch.local import RunOutcome, State, default_workers, run_locally
 from ablate.launch.pools import at_work
 from ablate.launch.sweep import Sweep, freeze, prepare
@@ -38,7 +37,7 @@ def sweep_locally(
     workers = workers or default_workers(plans)
     threads = max(1, (os.cpu_count() or 1) // workers)
     with_threads(sweep, threads)
-    with launching(sweep.layout, sweep.name):
+    with at_work(sweep.layout, sweep.name):
         options = {"workers": workers, "max_restarts": max_restarts}
         tell(console, freeze(sweep, arguments, "local", options))
         return _run(console, sweep, len(expansion.runs), workers, max_restarts, threads)
@@ -75,12 +74,14 @@ def tuning_line(sweep: Sweep) -> str:
 
 
 def run_pool(console: Console, sweep: Sweep, workers: int, max_restarts: int) -> list[RunOutcome]:
-    """Works on a frozen sweep here, with a live line, and prints its table."""
-    with at_work(sweep.layout, sweep.name):
-        outcomes = _work(console, sweep, workers, max_restarts)
-        without = settle(sweep.folder) if sweep.contests else []
-        if sweep.contests:
-            outcomes += _work(console, second_phase(sweep), workers, max_restarts)
+    """Works on a frozen sweep here, with a live line, and prints its table.
+
+    To be called by one who is `at_work` on it.
+    """
+    outcomes = _work(console, sweep, workers, max_restarts)
+    without = settle(sweep.folder) if sweep.contests else []
+    if sweep.contests:
+        outcomes += _work(console, second_phase(sweep), workers, max_restarts)
     for contest in without:
         reason = "none of its trials finished, so nothing could be chosen"
         name = run_name(sweep.plans[contest.runs[0]]) if contest.runs else contest.key

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.launch import scheduler
+from ablate.launch.pools import pools
 from ablate.store import claims
 from ablate.store.files import read_json
 from ablate.store.layout import Layout
@@ -19,7 +20,9 @@ ANALYSIS = "analysis."
 
 @contextlib.contextmanager
 def launching(layout: Layout, name: str) -> Iterator[None]:
-    """Tells other launchers, for as long as the block lasts, that this one works on a sweep.
+    """Tells other launchers, while the block lasts, that this one hands a sweep to a scheduler.
+
+    A local pool says so by `pools.at_work`.
 
     Raises:
         StoreError: the store cannot be written.
@@ -37,9 +40,13 @@ def readers(layout: Layout, name: str) -> str | None:
 
     Jobs whose scheduler cannot be asked from here count as readers.
     """
-    for path in layout.claims.glob(f"launch-{name}@*"):
-        if not path.name.startswith(_own(name)) and claims.is_held(path):
-            return "another launcher works on them"
+    submitting = layout.claims.glob(f"launch-{name}@*")
+    others = (path for path in submitting if not path.name.startswith(_own(name)))
+    own = socket.gethostname(), getpid()
+    if any(claims.is_held(path) for path in others) or any(
+        (pool.host, pool.pid) != own for pool in pools(layout, name)
+    ):
+        return "another launcher works on them"
     noted = layout.sweeps / name / "slurm" / "jobs.json"
     if noted.exists():
         if not scheduler.available():

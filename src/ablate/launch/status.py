@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ablate.errors import SchedulerError
@@ -43,6 +43,9 @@ def sweep_status(folder: Path) -> list[RunStatus]:
     """Every run of a sweep, in its order."""
     layout = Layout(folder.parent.parent)
     found = read_sweep(folder)
+    local = pools(layout, folder.name)
+    # a pool that is at work tries again what failed before it began
+    since = max(found.time, local[0].since) if local else found.time
     jobs = submitted(folder)
     queue = _queue() if jobs else {}
     # a job of the second phase was named before anyone knew which run it would be
@@ -52,20 +55,24 @@ def sweep_status(folder: Path) -> list[RunStatus]:
         if contest.choice is not None
         for seed, identity in contest.choice.runs.items()
     }
-    local = pools(layout, folder.name)
-    pool = local[0] if local else None
-    # a pool that is at work tries again what failed before it began
-    since = max(found.time, pool.since) if pool is not None else found.time
     known = [
         _status(
             folder, layout, identity, found.names[identity],
-            run_key(promised.get(identity, identity)), jobs, queue, since, pool,
+            run_key(promised.get(identity, identity)), jobs, queue, since,
         )
         for identity in found.runs
     ]  # fmt: skip
-    return known + [
-        _awaited(found, contest, seed, jobs, queue, pool) for contest, seed in found.open()
-    ]
+    known += [_awaited(found, contest, seed, jobs, queue) for contest, seed in found.open()]
+    return [_with_pool(status, local[0]) for status in known] if local else known
+
+
+def _with_pool(status: RunStatus, pool: PoolAtWork) -> RunStatus:
+    """What nobody seemed to work on waits for the local pool, which will come to it."""
+    if status.state not in ("missing", "lost", "unknown"):
+        return status
+    waits = f"waits for its turn on {pool.host}, process {pool.pid}"
+    reason = status.reason if status.state == "missing" else None
+    return replace(status, state="queued", reason=reason or waits, job=None)
 
 
 def _queue() -> dict[str, scheduler.Queued] | None:
@@ -86,7 +93,6 @@ def _awaited(
     seed: int,
     jobs: dict[str, str],
     queue: dict[str, scheduler.Queued] | None,
-    pool: PoolAtWork | None,
 ) -> RunStatus:
     """A run of the second phase whose settings are not chosen yet."""
     promise = contest.promise(seed)
@@ -97,7 +103,7 @@ def _awaited(
     queued = queue.get(job) if queue and job is not None else None
     reason = f"waits for the choice among {len(contest.trials)} trials"
     if queued is None:
-        return RunStatus(promise, name, "missing" if pool is None else "queued", reason)
+        return RunStatus(promise, name, "missing", reason)
     if queued.stuck is not None:
         return RunStatus(promise, name, "stuck", queued.stuck, None, job)
     return RunStatus(promise, name, queued.state, reason, None, job)
@@ -112,7 +118,6 @@ def _status(
     jobs: dict[str, str],
     queue: dict[str, scheduler.Queued] | None,
     since: float,
-    pool: PoolAtWork | None,
 ) -> RunStatus:
     state = records.status(layout, identity)
     if state is not None:
@@ -134,9 +139,6 @@ def _status(
         return RunStatus(identity, name, "failed", reason, shown or _stage_log(folder, reason), job)
     if claims.is_held(layout.claims / run_key(identity)):
         return RunStatus(identity, name, "running", None, shown, job)
-    if pool is not None:
-        waits = f"waits for its turn on {pool.host}, process {pool.pid}"
-        return RunStatus(identity, name, "queued", waits, shown)
     if job is not None and queue is None:
         return RunStatus(identity, name, "unknown", _unknown(job), shown, job)
     if job is not None:
