@@ -102,7 +102,8 @@ def put(
         "tokens_trained": tokens, "tokens_generated": 100, "device_seconds": 1.0,
         "started": time.time(), "finished": time.time(),
         "provenance": {"git": {"commit": commit, "dirty_files": []}, "versions": {"torch": "2.0"},
-                       "cpu": "a processor", "host": "somewhere"},
+                       "cpu": "a processor", "host": "somewhere",
+                       "scheduler": {"job": "somewhere-7", "array_task": None, "restart": 0}},
         "machine": {"device": "cpu", "threads": 1},
     }  # fmt: skip
     with files.scratch(layout.scratch, "made") as private:

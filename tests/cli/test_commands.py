@@ -62,7 +62,7 @@ def test_a_named_sweep(ablate: Command, tmp_path: Path) -> None:
     own.mkdir(parents=True)
     (own / "mine.yaml").write_text(
         "# Two grids.\narms:\n  - objective: [dpo, ipo]\n    num_responses: 2\n"
-        "  - objective: rpo_bwd\n    num_responses: [2, 4]\nseeds: [0]\nmatch: [prompts]\n"
+        "  - objective: rpo_bwd\n    num_responses: [2, 4]\nseeds: [0]\nmatch_only: prompts\n"
     )
     alone = ablate("+sweep=mine", "--config-dir", str(tmp_path / "own"), *SMALL)
     assert alone.returncode == 2

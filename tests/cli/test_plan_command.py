@@ -1,8 +1,11 @@
 """`ablate plan`: what would run, what is there, what would be refused; and nothing is written."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+
+import pytest
 
 from smallrun import SMALL
 
@@ -52,6 +55,29 @@ def test_a_tuned_sweep_is_planned_with_both_its_phases(ablate: Command) -> None:
     assert "22 runs of fresh seeds" in done.stdout
     assert numbers(done.stdout, "policy")[0] == "44"
     assert "objective.beta" in done.stdout
+
+
+def test_the_largest_run_of_each_base_model_is_told_beside_the_whole(ablate: Command) -> None:
+    """Every run costs the same here, and shares nothing with the others."""
+    models = r"(\w+) ([\d.]+) device-hours, ([\d.]+) GiB in each training process"
+
+    def told(*words: str) -> tuple[float, dict[str, tuple[float, float]]]:
+        done = ablate("plan", *words)
+        assert done.returncode == 0, done.stderr
+        whole = re.search(r"^([\d.]+) device-hours; about", done.stdout, re.M)
+        (line,) = [x for x in done.stdout.splitlines() if x.startswith("a run by itself, at most:")]
+        assert whole is not None
+        return float(whole[1]), {
+            m[1]: (float(m[2]), float(m[3])) for m in re.finditer(models, line)
+        }
+
+    alone, one = told("base_model=small")
+    assert one["small"][0] == pytest.approx(alone, abs=0.0051)
+    both, two = told("base_model=small,tiny", "training.epochs=1", "seed=0,1", "-m")
+    assert two["small"] == one["small"], "of one run, however many there are"
+    assert both == pytest.approx(2 * (two["small"][0] + two["tiny"][0]), rel=0.05)
+    assert two["tiny"][0] < two["small"][0]
+    assert two["tiny"][1] < two["small"][1]
 
 
 def test_several_runs_need_the_flag(ablate: Command) -> None:

@@ -81,9 +81,9 @@ def test_every_arm_has_as_many_trials_and_the_same_draws_of_a_common_setting() -
 
 def test_the_command_line_replaces_what_the_file_says() -> None:
     found = expanded("+sweep=quick", "seed=7", "num_responses=2", "objective=dpo")
-    assert [(r.objective.name, r.num_responses.k, r.seed.value) for r in found.runs] == [
+    assert {(r.objective.name, r.num_responses.k, r.seed.value) for r in found.runs} == {
         ("dpo", 2, 7)
-    ]
+    }
     plain = expanded("+sweep=objectives", "tune=false", "seed=range(0,2)")
     assert not plain.contests
     assert {run.seed.value for run in plain.runs} == {0, 1}
@@ -96,7 +96,12 @@ def test_the_command_line_replaces_what_the_file_says() -> None:
     [
         ("arms: []", ["arms"]),
         ("arms: [{objective: dpo}]\nseed: [1]", ["seed: there is no such setting"]),
-        ("arms: [{num_responses: [2, 4]}]", ["what stays equal", "match: [prompts]"]),
+        ("arms: [{num_responses: [2, 4]}]", ["names nothing", "2, 4", "[prompts, responses]"]),
+        ("arms: [{num_responses: [2, 4]}]\nmatch: [tokens]", ["only tokens", "match_only"]),
+        ("arms: [{num_responses: 2}, {num_responses.k: 4}]\nmatch: [prompts]", ["only prompts"]),
+        ("arms: [{num_responses: 2}]\nmatch: [prompts, prompts]", ["twice"]),
+        ("arms: [{num_responses: 2}]\nmatch: [prompts]\nmatch_only: tokens", ["exclude"]),
+        ("arms: [{num_responses: [2, 4]}]\nmatch_only: [tokens]", ["match_only"]),
         ("arms: [{objective: dpo}]\nmatch: [compute]", ["match"]),
         ("arms: [{objective: dpo}]\nseeds: [1, 1]", ["one seed twice"]),
         ("arms: [{objective: dpo}]\ntune: {trials: 0}", ["tune.trials"]),
@@ -115,6 +120,24 @@ def test_a_mistake_in_a_file_is_named(tmp_path: Path, text: str, told: list[str]
         expanded("+sweep=mine", folder=folder)
     for part in told:
         assert part in str(caught.value)
+
+
+def test_a_sweep_whose_k_varies_by_the_command_line_names_what_it_matches() -> None:
+    words = ["+sweep=objectives", "objective=rpo_bwd", "num_responses=2,4", "tune=false", "seed=0"]
+    with pytest.raises(ConfigError, match="names nothing as equal"):
+        expanded(*words)
+    assert len(expanded(*words, "match=prompts,tokens").runs) == 4
+    with pytest.raises(ConfigError, match="only prompts"):
+        expanded("+sweep=num_responses", "match=prompts", "seed=0")
+    one = expanded("+sweep=num_responses", "match_only=prompts", "tune=false", "seed=0")
+    assert {label["match"] for label in one.labels} == {"prompts"}
+    two = expanded("+sweep=paper", "match=prompts,responses", "tune=false", "seed=0")
+    assert {label["match"] for label in two.labels} == {"prompts", "responses"}
+
+
+def test_only_the_papers_table_is_matched_by_one_thing() -> None:
+    alone = [name for name in SWEEPS if read_level("sweep", name).get("match_only")]
+    assert alone == ["paper"]
 
 
 def test_seeds_of_the_command_line_may_not_have_chosen(tmp_path: Path) -> None:

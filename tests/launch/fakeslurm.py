@@ -1,6 +1,7 @@
 """A SLURM of small scripts on the PATH: what is asked of it lies in files, as do its answers."""
 
 import os
+import time
 from pathlib import Path
 
 #: every command leaves its words in `calls`, and fails as long as `down` is there; a `down` with a
@@ -69,6 +70,14 @@ class FakeSlurm:
         path = self.folder / "calls"
         lines = path.read_text().splitlines() if path.exists() else []
         return [line for line in lines if line.split()[0] == command]
+
+    def until_asked(self, times: int = 5, seconds: float = 120) -> None:
+        """Waits until squeue was called so often from now on: who polls has seen how things are."""
+        end = time.monotonic() + seconds
+        wanted = len(self.calls("squeue")) + times
+        while len(self.calls("squeue")) < wanted:
+            assert time.monotonic() < end, "nobody asks"
+            time.sleep(0.05)
 
     def scripts(self) -> dict[str, str]:
         """What was submitted, by number of the job."""

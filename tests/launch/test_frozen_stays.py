@@ -11,6 +11,7 @@ import pytest
 from ablate.config.compose import compose
 from ablate.config.expand import Expansion
 from ablate.launch.launches import launching
+from ablate.launch.pools import at_work
 from ablate.launch.sweep import Sweep, freeze, prepare
 from ablate.results.sweeps import analysis_of, copy_sweeps, load_study, names
 from ablate.store import files, records
@@ -32,12 +33,13 @@ def frozen(sweep: Sweep) -> Path:
 
 
 @contextmanager
-def another_launcher(sweep: Sweep) -> Iterator[None]:
-    """A launcher of another process, at work on the sweep."""
+def another_launcher(sweep: Sweep, marker: str) -> Iterator[None]:
+    """A launcher of another process, at work on the sweep: `module.function` says so."""
+    module, _, name = marker.partition(".")
     code = (
         "import sys; from pathlib import Path; from ablate.store.layout import Layout\n"
-        "from ablate.launch.launches import launching\n"
-        "with launching(Layout(Path(sys.argv[1])), sys.argv[2]): print('on', flush=True); input()\n"
+        f"from ablate.launch.{module} import {name}\n"
+        f"with {name}(Layout(Path(sys.argv[1])), sys.argv[2]): print('on', flush=True); input()\n"
     )
     words = [sys.executable, "-c", code, str(sweep.layout.root), sweep.name]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -54,13 +56,14 @@ def record(sweep: Sweep) -> None:
         records.publish(sweep.layout, identity, private, {"status": "done"})
 
 
-def test_runs_that_a_launcher_may_still_read_are_not_rewritten(tmp_path: Path) -> None:
+@pytest.mark.parametrize("marker", ["pools.at_work", "launches.launching"])
+def test_runs_that_a_launcher_may_still_read_are_not_rewritten(tmp_path: Path, marker: str) -> None:
     first = sweep_of(tmp_path)
     freeze(first, ["seed=0"], "local", LOCAL)
     before = frozen(first).read_bytes()
     again = sweep_of(tmp_path, "keep=none", "runtime.processes=2")
     assert again.name == first.name, "the same runs, whatever is kept of them"
-    with another_launcher(first):
+    with another_launcher(first, marker):
         told = freeze(again, ["keep=none"], "local", LOCAL)
     assert frozen(first).read_bytes() == before
     assert "keep, runtime.processes" in told[0]
@@ -69,7 +72,7 @@ def test_runs_that_a_launcher_may_still_read_are_not_rewritten(tmp_path: Path) -
     assert planned.run.runtime.processes == 1, "what is launched is what is frozen"
     # nobody reads them any more: whoever asks again gets what they ask for
     last = sweep_of(tmp_path, "keep=none", "runtime.processes=2")
-    with launching(last.layout, last.name):
+    with launching(last.layout, last.name), at_work(last.layout, last.name):
         assert freeze(last, ["keep=none"], "local", LOCAL) == []
     assert files.read_json(frozen(first))["runtime"]["processes"] == 2
 

@@ -171,10 +171,10 @@ def test_waiting_outlasts_a_controller_that_is_away(
     from ablate.cli.slurm_sweep import wait
 
     def weather() -> None:
-        time.sleep(1.5)
+        slurm.until_asked()
         slurm.queue("100_0|RUNNING|None")
         slurm.up()
-        time.sleep(1.5)
+        slurm.until_asked()
         slurm.queue()
 
     slurm.down()

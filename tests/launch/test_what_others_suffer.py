@@ -197,6 +197,16 @@ def test_runs_share_jobs_where_a_site_takes_few() -> None:
     assert _runs_per_job(jobs, _config(max_submit=6), 3) == 5
     with pytest.raises(ConfigError, match="leave no room for runs"):
         _runs_per_job(jobs, _config(max_submit=6), 5)
+    stages = [_job(n, "pool", set()) for n in range(4)]
+    assert _runs_per_job(stages, _config(max_submit=6), 2) == 1
+    with pytest.raises(ConfigError, match="4 stages and your 3 jobs in the queue are too many"):
+        _runs_per_job(stages, _config(max_submit=6), 3)
+    assert _runs_per_job([], _config(max_submit=6), 9) == 1, "nothing to submit is never too much"
+    # trials and what reports them share no job: 3 + 2 jobs of two, but 2 + 1 of three
+    phases = [_job(n, RUN, set()) for n in range(8)]
+    for job in phases[5:]:
+        job.phase = 2
+    assert _runs_per_job(phases, _config(max_submit=4), 0) == 3
 
 
 @pytest.mark.parametrize("key", ["stages={pool:{gpus_per_node:0}}", "stages.pool.mem_gb=3",

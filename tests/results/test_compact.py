@@ -139,6 +139,7 @@ def test_a_copy_stands_alone(
     assert held is not None
     record = held.record(study.frame["id"][0])
     assert record.data["provenance"]["host"] is None
+    assert record.data["provenance"]["scheduler"] is None
     assert "somewhere" not in json.dumps(record.data)
     capsys.readouterr()
     one, other = study.frame["id"]

@@ -3,6 +3,7 @@
 import ast
 import os
 import pickle
+import shutil
 import stat
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from ablate.errors import ConfigError
 from ablate.launch.sweep import freeze, prepare
 from ablate.store import records
 from ablate.store.layout import Layout
-from ablate.store.provenance import provenance
+from ablate.store.provenance import DIFF_BYTES, keep_diff, provenance
 from ablate.store.secrets import scrub
 from madestore import answers, put
 from smallrun import SMALL
@@ -252,8 +253,74 @@ def slurm_settings() -> dict[str, Any]:
     return dict(plain)
 
 
-def test_the_origin_of_a_result_tells_no_remote_and_no_difference() -> None:
+def test_the_origin_of_a_result_tells_no_remote_and_nothing_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in os.environ if name.startswith("SLURM")]:
+        monkeypatch.delenv(name)
     found = provenance()
-    assert set(found) == {"git", "versions", "python", "host", "cpu", "cores", "system"}
+    known = {"git", "versions", "python", "host", "cpu", "cores", "system", "scheduler"}
+    assert set(found) == known
+    assert found["scheduler"] is None
     if found["git"] is not None:
         assert set(found["git"]) == {"commit", "dirty_files", "diff_sha256"}
+    for name, value in (
+        ("SLURM_JOB_ID", "71"), ("SLURM_ARRAY_JOB_ID", "70"), ("SLURM_ARRAY_TASK_ID", "3"),
+        ("SLURM_RESTART_COUNT", "2"), ("SLURM_JOB_ACCOUNT", "of-somebody"),
+    ):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    assert provenance()["scheduler"] == {"job": "70", "array_task": 3, "restart": 2}
+
+
+def test_the_difference_that_is_kept_is_that_of_the_code_that_ran(tmp_path: Path) -> None:
+    """A run from a checkout of its own, which is edited before it starts and while it trains."""
+    tree, root = tmp_path / "tree", tmp_path / "store"
+    no_caches = shutil.ignore_patterns("__pycache__")
+    for name in ("src", "conf", "sweeps"):
+        shutil.copytree(SOURCE.parent / name, tree / name, symlinks=True, ignore=no_caches)
+    git = ["git", "-C", str(tree), "-c", "user.name=x", "-c", "user.email=x@y"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *words], check=True)
+    edited = tree / "src" / "ablate" / "errors.py"
+    with edited.open("a") as file:
+        file.write("# edited before, with HF_TOKEN=topsecret\n")
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from ablate.stages.complete import complete; from ablate.stages.execute import Silent\n"
+        "from ablate.stages.graph import plan; from ablate.config.compose import compose\n"
+        "from ablate.store.layout import Layout; import ablate\n"
+        "assert ablate.__file__.startswith(sys.argv[2]), ablate.__file__\n"
+        "class Edits(Silent):\n"
+        "    def start(self, stage):\n"
+        "        open(sys.argv[2] + '/src/ablate/errors.py', 'a').write('# edited while it ran')\n"
+        "        return super().start(stage)\n"
+        "run, layout = compose(sys.argv[3:]), Layout(Path(sys.argv[1]))\n"
+        "complete(plan(run, layout), layout, Edits())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    words = [sys.executable, "-c", code, str(root), str(tree), *SMALL, f"results_dir={root}"]
+    subprocess.run(words, check=True, env=environment, cwd=tmp_path)
+    (path,) = (root / "diffs").iterdir()
+    text = path.read_text()
+    assert "+# edited before, with HF_TOKEN=***" in text
+    assert "edited while it ran" in edited.read_text()
+    assert "edited while it ran" not in text
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    (record,) = records.records(Layout(root))
+    assert record.data["provenance"]["git"]["dirty_files"] == ["src/ablate/errors.py"]
+    assert record.data["provenance"]["git"]["diff_sha256"] == path.stem
+    # what is handed on holds neither
+    subprocess.run(
+        [sys.executable, "-m", "ablate", "compact", "--to", str(tmp_path / "copy"),
+         f"results_dir={root}"], check=True, capture_output=True,
+    )  # fmt: skip
+    assert not (tmp_path / "copy" / "diffs").exists()
+
+
+def test_a_very_long_difference_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git = {"commit": "c", "dirty_files": ["x"], "diff_sha256": "d" * 64}
+    monkeypatch.setattr("ablate.store.provenance._origin", lambda: ({"git": git}, b"+x\n" * 10**6))
+    keep_diff(Layout(tmp_path))
+    (path,) = (tmp_path / "diffs").iterdir()
+    assert path.stat().st_size < DIFF_BYTES + 100
+    assert "cut here" in path.read_text()[-60:]

@@ -99,7 +99,7 @@ def _check_quiet(layout: Layout) -> None:
     held = [
         path.name.removeprefix(run_key(""))[:12]
         for path in sorted(layout.claims.glob(run_key("*")))
-        if path.name not in known and claims.is_held(path)
+        if path.name not in known and not claims.is_private(path) and claims.is_held(path)
     ]
     if held:
         raise StoreError(

@@ -1,20 +1,21 @@
 """`ablate plan`: what a command line would run, what is there already, and what it would cost."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ablate.cli.run import expand_words, quiet_libraries
+from ablate.cli.run import check_launcher, expand_words, quiet_libraries
 from ablate.config import legality
 from ablate.config.expand import Contest, Expansion
 from ablate.config.run import RunConfig
 from ablate.errors import AblateError
 from ablate.launch.estimate import ASSUMED_GPU, Speeds, measured, memory_gib, shape_of
 from ablate.launch.local import default_workers
-from ablate.launch.sweep import layout_of
+from ablate.launch.sweep import check_by, check_folder, layout_of
 from ablate.launch.work import Work, work_of
 from ablate.models.memory import Shape
 from ablate.stages.graph import RunPlan, plan
@@ -34,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
     first, refused = _planned(expansion.runs)
     later, also = _planned([run for c in expansion.contests for run in _stand_ins(c)])
     refused |= {reason: names for reason, names in also.items() if reason not in refused}
+    refused |= _of_the_whole(argv, expansion, [*first.values(), *later.values()])
     layout = _layout(expansion.runs[0])
     _tell_runs(console, expansion, first, later, layout)
     plans = {**first, **later}
@@ -77,6 +79,24 @@ def _planned(runs: Sequence[RunConfig]) -> tuple[dict[str, RunPlan], dict[str, l
             continue
         plans.setdefault(planned.identity, planned)
     return plans, refused
+
+
+def _of_the_whole(
+    argv: Sequence[str], expansion: Expansion, plans: Sequence[RunPlan]
+) -> dict[str, list[str]]:
+    """What would be refused of the sweep, whatever its arms are: reason → what it is of."""
+    checks: list[tuple[str, Callable[[], None]]] = [
+        ("launcher", lambda: check_launcher(argv, plans)),
+        ("sweep", lambda: check_folder(expansion.runs)),
+        *(("tuning", partial(check_by, by)) for by in {c.by for c in expansion.contests}),
+    ]
+    refused: dict[str, list[str]] = {}
+    for name, check in checks:
+        try:
+            check()
+        except AblateError as error:
+            refused[str(error)] = [name]
+    return refused
 
 
 def _tell_runs(
@@ -143,7 +163,7 @@ def _tell_stages(console: Console, plans: list[RunPlan], layout: Layout) -> None
             f"at a time. {estimates.basis()}",
             highlight=False,
         )
-    console.print(estimates.memory([planned.run for planned in plans]), highlight=False)
+    console.print(estimates.largest(plans), highlight=False)
 
 
 class _Estimates:
@@ -196,16 +216,30 @@ class _Estimates:
             told.append("these were much smaller runs, so the times are upper bounds")
         return "; ".join(told)
 
-    def memory(self, runs: Sequence[RunConfig]) -> str:
-        """The largest training of each base model."""
+    def largest(self, plans: Sequence[RunPlan]) -> str:
+        """Per base model what its most expensive run costs by itself, and its largest memory."""
+        took: dict[str, float] = {}
         most: dict[str, float] = {}
-        for run in runs:
-            found = self._of(run)
-            if found is not None:
-                held = memory_gib(run, found[0], found[1].lengths(run))
-                most[run.base_model.name] = max(held, most.get(run.base_model.name, 0.0))
-        told = ", ".join(f"{name} {gib:.2g} GiB" for name, gib in most.items())
-        return f"memory per training process, at most: {told or 'unknown'}"
+        #: runs share stages
+        known: dict[str, float] = {}
+        for planned in plans:
+            run, found = planned.run, self._of(planned.run)
+            if found is None:
+                continue
+            shape, speeds = found
+            for stage in planned.stages():
+                if stage.identity not in known:
+                    known[stage.identity] = speeds.seconds(stage, shape)
+            seconds = sum(known[stage.identity] for stage in planned.stages())
+            held = memory_gib(run, shape, speeds.lengths(run))
+            name = run.base_model.name
+            took[name] = max(seconds, took.get(name, 0.0))
+            most[name] = max(held, most.get(name, 0.0))
+        told = "; ".join(
+            f"{name} {took[name] / 3600:.2g} device-hours, {gib:.2g} GiB in each training process"
+            for name, gib in most.items()
+        )
+        return f"a run by itself, at most: {told or 'unknown'}"
 
 
 def _several(number: int, what: str) -> str:

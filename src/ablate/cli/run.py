@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ablate import __version__
 from ablate.cli.commands import COMMANDS
@@ -13,6 +13,9 @@ from ablate.config.compose import CONFIG_NAME, compose, hydra_session, readable_
 from ablate.config.expand import Expansion, expand
 from ablate.config.overrides import normalize
 from ablate.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ablate.stages.graph import RunPlan
 
 
 def parser() -> argparse.ArgumentParser:
@@ -125,11 +128,6 @@ def _single(words: list[str], config_dirs: list[str]) -> int:
 
 
 def _sweep(words: list[str], config_dirs: list[str]) -> int:
-    from hydra._internal.callbacks import Callbacks
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.plugins import Plugins
-    from hydra.types import HydraContext, RunMode
-
     from ablate.stages.team import launched
 
     if launched():
@@ -137,27 +135,42 @@ def _sweep(words: list[str], config_dirs: list[str]) -> int:
             "a sweep starts its own processes: give -m without torchrun or srun, and "
             "runtime.processes=N for several processes per run"
         )
+    with hydra_session(config_dirs) as hydra, readable_errors(config_dirs):
+        quiet_libraries()
+        sweeper, rest = _sweeper(hydra, words)
+        outcomes = sweeper.sweep(rest)
+    return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
+
+
+def _sweeper(hydra: Any, words: list[str]) -> tuple[Any, list[str]]:
+    """The sweeper with its launcher, both set up by Hydra's own words; and the other words.
+
+    Raises:
+        ConfigError: a launcher's setting that it does not have or take.
+    """
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.plugins import Plugins
+    from hydra.types import HydraContext, RunMode
+
     for word in words:
         if word.startswith("hydra/sweeper=") and word != "hydra/sweeper=ablate":
             raise ConfigError(f"{word}: only hydra/sweeper=ablate freezes runs before they start")
-    with hydra_session(config_dirs) as hydra, readable_errors(config_dirs):
-        parsed = OverridesParser.create().parse_overrides(words)
-        split = [(str(word.input_line), word.is_hydra_override()) for word in parsed]
-        quiet_libraries()
-        # not `hydra.multirun`: it composes the words without the alternatives first, and a setting
-        # that all alternatives have, but not the default, would be refused
-        config = hydra.compose_config(
-            config_name=CONFIG_NAME,
-            overrides=[text for text, own in split if own],
-            run_mode=RunMode.MULTIRUN,
-            with_log_configuration=False,
-        )
-        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
-        sweeper = Plugins.instance().instantiate_sweeper(
-            config=config, hydra_context=context, task_function=_no_task
-        )
-        outcomes = sweeper.sweep([text for text, own in split if not own])
-    return 1 if any(outcome.status == "failed" for outcome in outcomes) else 0
+    parsed = OverridesParser.create().parse_overrides(words)
+    split = [(str(word.input_line), word.is_hydra_override()) for word in parsed]
+    # not `hydra.multirun`: it composes the words without the alternatives first, and a setting
+    # that all alternatives have, but not the default, would be refused
+    config = hydra.compose_config(
+        config_name=CONFIG_NAME,
+        overrides=[text for text, own in split if own],
+        run_mode=RunMode.MULTIRUN,
+        with_log_configuration=False,
+    )
+    context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
+    sweeper = Plugins.instance().instantiate_sweeper(
+        config=config, hydra_context=context, task_function=_no_task
+    )
+    return sweeper, [text for text, own in split if not own]
 
 
 def expand_words(argv: Sequence[str]) -> Expansion:
@@ -177,6 +190,21 @@ def expand_words(argv: Sequence[str]) -> Expansion:
     if not (args.multirun or alone):
         raise ConfigError("several runs: add -m")
     return found
+
+
+def check_launcher(argv: Sequence[str], plans: Sequence["RunPlan"]) -> None:
+    """Refuses what the launcher of a command line would refuse to do with these runs.
+
+    Raises:
+        ConfigError: as the command line itself would.
+    """
+    args = _parse(argv)
+    if not args.multirun:
+        return
+    words = normalize(args.overrides, args.config_dir)
+    with hydra_session(args.config_dir) as hydra, readable_errors(args.config_dir):
+        sweeper, _ = _sweeper(hydra, words)
+        sweeper.check(plans)
 
 
 def _no_task(config: Any) -> None:

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         console.print("[bold]along training, on prompts of valid[/]")
         console.print(curve)
         console.print()
-    console.print(_facts(record))
+    console.print(_facts(record, layout))
     console.print("\n[bold]stages[/]")
     console.print(_stages(record))
     console.print("\n[bold]settings[/]")
@@ -56,7 +56,7 @@ def _grid() -> Table:
     return table
 
 
-def _facts(record: Record) -> Table:
+def _facts(record: Record, layout: Layout) -> Table:
     data = record.data
     git = data["provenance"]["git"] or {}
     versions = data["provenance"]["versions"]
@@ -79,10 +79,20 @@ def _facts(record: Record) -> Table:
         f"{data['provenance']['host']}, {data['provenance']['cpu']}, "
         f"{data['machine']['device']}, {data['machine']['threads']} threads",
     )
+    if data["provenance"].get("scheduler"):
+        table.add_row("scheduler", _job(data["provenance"]["scheduler"]))
+    diff = layout.diffs / f"{git.get('diff_sha256')}.diff"
+    dirty += f" ({diff})" if diff.exists() else ""
     table.add_row("commit", f"{commit or 'not run from a checkout'}{dirty}")
     table.add_row("versions", ", ".join(f"{k} {v}" for k, v in versions.items() if v))
     table.add_row("tracker id", str(data["tracker_id"]))
     return table
+
+
+def _job(ids: dict[str, Any]) -> str:
+    task = "" if ids["array_task"] is None else f"_{ids['array_task']}"
+    again = f", queued again {ids['restart']} times" if ids["restart"] else ""
+    return f"SLURM job {ids['job']}{task}{again}"
 
 
 def _tokens(data: dict[str, Any]) -> str:

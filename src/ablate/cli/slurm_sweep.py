@@ -7,11 +7,11 @@ from rich.console import Console
 from ablate.cli.sweep import checked, show_results, tell, tuning_line, with_threads
 from ablate.config.expand import Expansion
 from ablate.config.launcher import SlurmConfig
-from ablate.errors import ConfigError, SchedulerError
+from ablate.errors import SchedulerError
 from ablate.launch.hopeless import cancel_hopeless
 from ablate.launch.launches import launching
-from ablate.launch.local import RunOutcome, processes_of
-from ablate.launch.slurm import submit
+from ablate.launch.local import RunOutcome
+from ablate.launch.slurm import check_tasks, submit
 from ablate.launch.status import counts, sweep_status
 from ablate.launch.sweep import Sweep, freeze, layout_of
 
@@ -28,7 +28,7 @@ def sweep_on_slurm(
     # a job may start anywhere: it must find the store
     root = layout_of(expansion.runs[0]).root.resolve()
     sweep = checked(console, expansion.at(str(root)))
-    _check_tasks(sweep, config)
+    check_tasks(list(sweep.plans.values()), config)
     # of a run; the tasks of a node divide them
     with_threads(sweep, config.cpus_per_task * config.tasks_per_node)
     # until the jobs that will read them are in the queue
@@ -36,16 +36,6 @@ def sweep_on_slurm(
         tell(console, freeze(sweep, arguments, "slurm", config.model_dump()))
         submit_and_tell(console, sweep, config)
     return wait(console, sweep, config.poll_seconds) if config.wait else []
-
-
-def _check_tasks(sweep: Sweep, config: SlurmConfig) -> None:
-    tasks = config.nodes * config.tasks_per_node
-    wanted = processes_of(list(sweep.plans.values()))
-    if tasks > 1 and wanted not in (1, tasks):
-        raise ConfigError(
-            f"runtime.processes={wanted}, but a job has {tasks} tasks (hydra.launcher.nodes times "
-            "tasks_per_node), each of which is one process of a run; leave runtime.processes out"
-        )
 
 
 def submit_and_tell(console: Console, sweep: Sweep, config: SlurmConfig) -> None:

@@ -12,7 +12,7 @@ from ablate.config.expand import Expansion
 from ablate.errors import ConfigError, DataError
 from ablate.launch.local import RunOutcome, State, default_workers, run_locally
 from ablate.launch.pools import at_work
-from ablate.launch.sweep import Sweep, freeze, prepare
+from ablate.launch.sweep import Sweep, check_folder, freeze, prepare
 from ablate.launch.tuning import second_phase, settle
 from ablate.results import load, load_study
 from ablate.stages.complete import run_name
@@ -140,9 +140,7 @@ def checked(console: Console, expansion: Expansion) -> Sweep:
         check_tracker(run)
     for note in notes:
         console.print(f"[dim]data: {note}[/]", highlight=False)
-    folders = sorted({run.results_dir for run in runs})
-    if len(folders) > 1:
-        raise ConfigError(f"a sweep writes to one results_dir, not to {', '.join(folders)}")
+    check_folder(runs)
     sweep = prepare(expansion)
     for planned in sweep.plans.values():
         if planned.run.force is not False or records.latest(sweep.layout, planned.identity) is None:

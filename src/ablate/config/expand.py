@@ -14,12 +14,12 @@ from ablate.config.levels import level_names
 from ablate.config.matching import matched
 from ablate.config.overrides import normalize
 from ablate.config.run import RunConfig, Seed
-from ablate.config.sweep_file import GROUP, Range, SweepFile, read_sweep_file
+from ablate.config.sweep_file import GROUP, Range, SweepFile, check_matches, read_sweep_file
 from ablate.config.tuning import draw, ranges_of
 from ablate.errors import ConfigError
 
 #: words of a command line that change what the file of a named sweep says
-_OF_FILE = ("match", "tune")
+_OF_FILE = ("match", "match_only", "tune")
 _SEED = "seed.value="
 
 
@@ -142,10 +142,11 @@ class _Named:
         result = Expansion()
         arms = [(arm, self.composer.compose(arm)) for arm in self._arms()]
         sizes = [run.num_responses.k for _, run in arms]
+        check_matches(self.file, sizes)
         for arm, run in arms:
-            if not self.file.match:
+            if not self.file.matches:
                 self._add(result, arm, run, {})
-            for match in self.file.match:
+            for match in self.file.matches:
                 more = matched(match, run, min(sizes), max(sizes))
                 self._add(result, [*arm, *more], run, {"match": str(match)})
         return result

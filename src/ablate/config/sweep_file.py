@@ -1,6 +1,6 @@
 """A named sweep as its file says it: arms, seeds, what a K study matches, what is tuned."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
@@ -44,17 +44,29 @@ class Analysis(Node):
 
 
 class SweepFile(Node):
-    """`sweeps/NAME.yaml`: `arms` is a list of grids {factor or setting: level or levels}."""
+    """`sweeps/NAME.yaml`: `arms` is a list of grids {factor or setting: level or levels}.
+
+    `match` says what stays equal where K varies, at least two things, since each alone favours one
+    side. `match_only` stands in its place where a file means one alone, and says why.
+    """
 
     arms: list[dict[str, Any]] = Field(min_length=1)
     seeds: list[NonNegativeInt] | None
     match: list[Match]
+    match_only: Match | None
     tune: Tune | None
     analysis: Analysis | None
 
+    @property
+    def matches(self) -> list[Match]:
+        """What the arms are matched by, one after the other."""
+        return self.match if self.match_only is None else [self.match_only]
+
 
 #: what a file may leave out, and what that means
-_LEFT_OUT: dict[str, Any] = {"seeds": None, "match": [], "tune": None, "analysis": None}
+_LEFT_OUT: dict[str, Any] = {
+    "seeds": None, "match": [], "match_only": None, "tune": None, "analysis": None,
+}  # fmt: skip
 _TUNE_LEFT_OUT: dict[str, Any] = {"seeds": [1000], "by": "reward/valid", "draw": 0, "ranges": {}}
 
 
@@ -63,14 +75,17 @@ def read_sweep_file(name: str, search: Sequence[str], changes: dict[str, Any]) -
 
     Args:
         search: further configuration folders.
-        changes: words of the command line that replace what the file says: `seeds`, `match`,
-            `tune` (false: no tuning) and `tune.<key>`.
+        changes: words of the command line that replace what the file says: `seeds`, `match` or
+            `match_only`, `tune` (false: no tuning) and `tune.<key>`.
 
     Raises:
-        ConfigError: names every mistake in the file, or that a K study matches nothing.
+        ConfigError: names every mistake in the file.
     """
     content = {**_LEFT_OUT, **read_level(GROUP, name, search)}
     tune = content["tune"]
+    for key in {"match", "match_only"} & changes.keys():
+        # the one replaces the other
+        content |= {"match": [], "match_only": None, key: changes[key]}
     for key, value in changes.items():
         if key.startswith("tune."):
             if tune is None:
@@ -92,17 +107,10 @@ def read_sweep_file(name: str, search: Sequence[str], changes: dict[str, Any]) -
 
 
 def _check(name: str, found: SweepFile) -> None:
-    sizes = {
-        str(k)
-        for arm in found.arms
-        for k in _listed(arm.get("num_responses", arm.get("num_responses.k", [])))
-    }
-    if len(sizes) > 1 and not found.match:
-        raise ConfigError(
-            f"sweep {name}: num_responses takes {len(sizes)} values, so more responses are also "
-            f"more data or more compute. Say what stays equal: match: [prompts], or several of "
-            f"{', '.join(MATCHES)}"
-        )
+    if found.match and found.match_only is not None:
+        raise ConfigError(f"sweep {name}: match and match_only exclude each other")
+    if len(set(found.match)) < len(found.match):
+        raise ConfigError(f"sweep {name}: match names one thing twice")
     if found.seeds is not None and len(set(found.seeds)) < len(found.seeds):
         raise ConfigError(f"sweep {name}: seeds names one seed twice")
     if found.tune is None:
@@ -118,5 +126,22 @@ def _check(name: str, found: SweepFile) -> None:
             raise ConfigError(f"sweep {name}: tune.ranges.{setting}: {low} is above {high}")
 
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def check_matches(found: SweepFile, sizes: Iterable[int]) -> None:
+    """Refuses a sweep in which K varies and that does not say, of at least two, what stays equal.
+
+    Args:
+        sizes: K of all arms, command line included.
+
+    Raises:
+        ConfigError: says what to write.
+    """
+    varied = sorted(set(sizes))
+    if len(varied) < 2 or found.match_only is not None or len(found.match) > 1:
+        return
+    told = f"only {found.match[0]} as what stays equal" if found.match else "nothing as equal"
+    raise ConfigError(
+        f"num_responses takes the values {', '.join(map(str, varied))}, so more responses are also "
+        f"more data or more compute, and the sweep names {told}. Name at least two of "
+        f"{', '.join(MATCHES)}, such as match: [prompts, responses]; where one alone is meant, "
+        "match_only: prompts"
+    )

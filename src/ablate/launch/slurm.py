@@ -1,6 +1,7 @@
 """Submission of a sweep to SLURM: stages once, as arrays by depth, then the runs that need them."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,9 +11,11 @@ from ablate.config.launcher import Resources, SlurmConfig
 from ablate.errors import ConfigError, StoreError
 from ablate.launch import failed, node, scheduler
 from ablate.launch.jobs import CHOOSE, RUN, Job, jobs_of
+from ablate.launch.local import processes_of
 from ablate.launch.second_phase import with_second_phase
 from ablate.launch.sweep import Sweep
 from ablate.launch.tuning import second_phase, settle
+from ablate.stages.graph import RunPlan
 from ablate.stages.registry import KINDS
 from ablate.store import claims
 from ablate.store.files import read_json, write_json
@@ -46,13 +49,37 @@ def submit(sweep: Sweep, config: SlurmConfig) -> Submission:
     Raises:
         ConfigError: SLURM is not here. StoreError: SLURM refuses.
     """
+    check_available()
+    with claims.claimed(sweep.layout.claims / f"sweep-{sweep.name}", done=lambda: False):
+        return _submit(sweep, config)
+
+
+def check_available() -> None:
+    """Refuses a machine that cannot submit.
+
+    Raises:
+        ConfigError: SLURM is not here.
+    """
     if not scheduler.available():
         raise ConfigError(
             "hydra/launcher=slurm needs sbatch and squeue, which are not on this machine's PATH. "
             "Start the sweep on a login node, or use hydra/launcher=local"
         )
-    with claims.claimed(sweep.layout.claims / f"sweep-{sweep.name}", done=lambda: False):
-        return _submit(sweep, config)
+
+
+def check_tasks(plans: list[RunPlan], config: SlurmConfig) -> None:
+    """Refuses runs that want another number of processes than their jobs have tasks.
+
+    Raises:
+        ConfigError: names both numbers.
+    """
+    tasks = config.nodes * config.tasks_per_node
+    wanted = processes_of(plans)
+    if tasks > 1 and wanted not in (1, tasks):
+        raise ConfigError(
+            f"runtime.processes={wanted}, but a job has {tasks} tasks (hydra.launcher.nodes times "
+            "tasks_per_node), each of which is one process of a run; leave runtime.processes out"
+        )
 
 
 def _submit(sweep: Sweep, config: SlurmConfig) -> Submission:
@@ -62,12 +89,13 @@ def _submit(sweep: Sweep, config: SlurmConfig) -> Submission:
     both = replace(sweep, plans=sweep.plans | second_phase(sweep).plans, contests=contests)
     jobs, stored = jobs_of(both)
     jobs = with_second_phase(both, jobs)
-    holding = held(sweep.folder)
+    queue = scheduler.queue()
+    holding = _held(sweep.folder, queue)
     #: id of the array or job that holds a piece
     holder = {key: job.split("_")[0] for key, job in holding.items()}
     missing = [job for job in jobs if job.key not in holding]
     limit = config.max_array_size or scheduler.max_array_size()
-    per_job = _runs_per_job(missing, config, len(set(holding.values())))
+    per_job = _runs_per_job(missing, config, len(queue))
     result = Submission(
         stored=len(stored), already_queued=len(jobs) - len(missing), runs_per_job=per_job
     )
@@ -112,20 +140,30 @@ def batches(jobs: Sequence[Job], runs_per_job: int, limit: int) -> Iterator[tupl
 def _runs_per_job(jobs: Sequence[Job], config: SlurmConfig, queued: int) -> int:
     """As configured, or more where the site would not take so many jobs.
 
+    Args:
+        jobs: what is to be submitted.
+        queued: jobs of this user that have not ended, of other sweeps too: sites count them all.
+
     Raises:
-        ConfigError: the stages alone are too many.
+        ConfigError: no number of runs per job makes them few enough.
     """
-    runs = sum(job.kind == RUN for job in jobs)
-    if config.max_submit is None or not runs:
+    # runs of different phases share no job
+    phases = Counter(job.phase for job in jobs if job.kind == RUN)
+    others = len(jobs) - phases.total()
+    if config.max_submit is None or not jobs:
         return config.runs_per_job
-    room = config.max_submit - queued - (len(jobs) - runs)
-    if room < 1:
+    room = config.max_submit - queued - others
+    if room < len(phases):
+        runs = "leave no room for runs" if phases else "are too many"
         raise ConfigError(
-            f"{len(jobs) - runs} stages and {queued} jobs in the queue leave no room for runs "
-            f"under hydra.launcher.max_submit={config.max_submit}. Wait until some have ended, or "
+            f"{others} stages and your {queued} jobs in the queue {runs} under "
+            f"hydra.launcher.max_submit={config.max_submit}. Wait until some have ended, or "
             "split the sweep"
         )
-    return max(config.runs_per_job, math.ceil(runs / room))
+    size = config.runs_per_job
+    while sum(math.ceil(runs / size) for runs in phases.values()) > room:
+        size += 1
+    return size
 
 
 def _submit_array(
@@ -206,8 +244,8 @@ def submitted(folder: Path) -> dict[str, str]:
 
 def held(folder: Path) -> dict[str, str]:
     """The pieces that a queued or running job holds (key → job id)."""
-    known = submitted(folder)
-    if not known:
-        return {}
-    queue = scheduler.queue()
-    return {key: job for key, job in known.items() if job in queue}
+    return _held(folder, scheduler.queue()) if submitted(folder) else {}
+
+
+def _held(folder: Path, queue: dict[str, scheduler.Queued]) -> dict[str, str]:
+    return {key: job for key, job in submitted(folder).items() if job in queue}

@@ -83,12 +83,32 @@ def _label(labels: list[dict[str, str]], label: dict[str, str]) -> None:
         labels.append(label)
 
 
-def _contest(asked: AskedContest, identity_of: dict[int, str]) -> Contest:
-    if describe(asked.by).better == 0 or describe(asked.by).compute is not None:
+def check_by(by: str) -> None:
+    """Refuses to compare trials by what has no better and worse.
+
+    Raises:
+        ConfigError: names the metric.
+    """
+    if describe(by).better == 0 or describe(by).compute is not None:
         raise ConfigError(
-            f"tune.by={asked.by}: trials are compared by a metric of the record that has a better "
+            f"tune.by={by}: trials are compared by a metric of the record that has a better "
             "and a worse, such as reward/valid or win_rate/valid"
         )
+
+
+def check_folder(runs: Sequence[RunConfig]) -> None:
+    """Refuses a sweep that would write to several stores.
+
+    Raises:
+        ConfigError: names the folders.
+    """
+    folders = sorted({run.results_dir for run in runs})
+    if len(folders) > 1:
+        raise ConfigError(f"a sweep writes to one results_dir, not to {', '.join(folders)}")
+
+
+def _contest(asked: AskedContest, identity_of: dict[int, str]) -> Contest:
+    check_by(asked.by)
     trials = [Trial(t.settings, [identity_of[id(run)] for run in t.runs]) for t in asked.trials]
     key = digest([[trial.runs for trial in trials], asked.seeds, asked.by])[:KEY_LENGTH]
     return Contest(key, asked.by, trials, asked.seeds, [], None)
@@ -148,8 +168,7 @@ def _freeze_runs(sweep: Sweep) -> list[str]:
         plain = planned.run.model_dump(mode="json")
         before = launches.frozen_before(path)
         if before is None:
-            write_json(path, plain)
-            crash.point("sweep-run-frozen")
+            _write_run(path, plain)
         # what ran is what stands there
         elif before != plain and (
             planned.run.force is not False or not records.has_record(sweep.layout, identity)
@@ -160,8 +179,7 @@ def _freeze_runs(sweep: Sweep) -> list[str]:
     who = launches.readers(sweep.layout, sweep.name)
     if who is None:
         for identity, (_, plain) in changed.items():
-            write_json(sweep.frozen(identity), plain)
-            crash.point("sweep-run-frozen")
+            _write_run(sweep.frozen(identity), plain)
         _follow(sweep)
         return []
     for identity, (before, _) in changed.items():
@@ -224,7 +242,11 @@ def freeze_run(folder: Path, planned: RunPlan) -> None:
     """Writes one frozen run into the folder of a sweep, unless it is there."""
     path = folder / "runs" / f"{planned.identity}.json"
     if not path.exists():
-        write_json(path, planned.run.model_dump(mode="json"))
+        _write_run(path, planned.run.model_dump(mode="json"))
+
+
+def _write_run(path: Path, plain: dict[str, Any]) -> None:
+    write_json(path, plain)
     crash.point("sweep-run-frozen")
 
 

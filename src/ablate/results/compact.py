@@ -228,10 +228,10 @@ def _identities(layout: Layout, before: Compact | None) -> list[str]:
 
 
 def _handed_on(data: dict[str, Any], target: Layout | None) -> dict[str, Any]:
-    """A record as it is handed on: without the name of the host."""
+    """A record as it is handed on: without the name of the host and the ids of its job."""
     if target is None:
         return data
-    return {**data, "provenance": {**data["provenance"], "host": None}}
+    return {**data, "provenance": {**data["provenance"], "host": None, "scheduler": None}}
 
 
 def _join(

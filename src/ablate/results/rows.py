@@ -77,10 +77,10 @@ def row(record: Record) -> dict[str, Any]:
 
 
 def _origin(data: dict[str, Any]) -> dict[str, Any]:
-    """Versions and machine, without the names of hosts."""
+    """Versions and machine, without the names of hosts and the ids of jobs."""
     told = {f"machine.{path}": value for path, value in records.flat(data["machine"])}
     for path, value in records.flat(data["provenance"]):
-        if path != "host" and not path.startswith("git"):
+        if path != "host" and not path.startswith(("git", "scheduler")):
             told[f"provenance.{path}"] = value
     return told
 

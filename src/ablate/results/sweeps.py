@@ -87,8 +87,8 @@ def copy_sweeps(layout: Layout, target: Layout, names: list[str] | None) -> None
         for path in [folder / CONTENT, *sorted((folder / "chosen").glob("*.json"))]:
             content = files.read_json(path)
             if "launches" in content:
-                told = [{"overrides": _without_places(words)} for words in commands_of(content)]
-                content = {**content, "launches": told}
+                kept = [{"overrides": _without_places(words)} for words in commands_of(content)]
+                content = {**content, "launches": kept}
             files.write_json(new / path.relative_to(folder), content)
         one = read_sweep(folder)
         there = read_runs(layout.root, one.runs).frame

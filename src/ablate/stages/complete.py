@@ -20,7 +20,7 @@ from ablate.stages.team import launched
 from ablate.stages.tracker import Tracker, open_tracker, tell_again
 from ablate.store import claims, files, records
 from ablate.store.layout import Layout, check_writable
-from ablate.store.provenance import provenance
+from ablate.store.provenance import keep_diff, provenance
 from ablate.store.records import Record
 from ablate.store.secrets import scrub
 from ablate.store.stages import StageStore
@@ -94,6 +94,10 @@ def _forced(plan: RunPlan, layout: Layout, before: Record | None, display: Displ
 
 def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display) -> Record:
     """One attempt at a run; leaves failure.json if it fails, nothing if it is interrupted."""
+    # the code that runs is the code of now, not of when the run ends
+    origin = provenance()
+    with contextlib.suppress(OSError):
+        keep_diff(layout)
     attempt = records.new_attempt(layout, plan.identity)
     name = run_name(plan)
     # another revision is another run of the mirror; another attempt is not
@@ -107,7 +111,7 @@ def _attempt(plan: RunPlan, layout: Layout, store: StageStore, display: Display)
         evaluation = execution.ensure(plan.evaluation)
         rounds = [execution.ensure(stage) for stage in rounds_of(plan)]
         data = _record_data(plan, execution, evaluation, started)
-        data["tracker_id"] = tracker.id
+        data |= {"tracker_id": tracker.id, "provenance": origin}
         with files.scratch(layout.scratch, f"record-{plan.identity[:12]}") as private:
             for table in ("eval.parquet", "pairs.parquet"):
                 if (evaluation / table).exists():
@@ -227,7 +231,6 @@ def _record_data(
             "threads": torch.get_num_threads(),
             "processes": launched() or plan.run.runtime.processes,
         },
-        "provenance": provenance(),
     }
 
 

@@ -21,6 +21,7 @@ class Layout:
     runs/<identity>/<revision>/ published records: record.json, train.parquet, eval.parquet
     attempts/<identity>/<n>/    attempts at runs: log and cause of those that failed
     sweeps/<name>/              frozen runs of a sweep
+    diffs/<sha256>.diff         how the source tree of some runs differed from its commit
     compact/<n>/                all records and tables once more, in few large files
     cache/verdicts/<judge>/     what a judge said of an answer, asked once for all runs
 
@@ -53,6 +54,10 @@ class Layout:
     @property
     def sweeps(self) -> Path:
         return self.root / "sweeps"
+
+    @property
+    def diffs(self) -> Path:
+        return self.root / "diffs"
 
     @property
     def compact(self) -> Path:

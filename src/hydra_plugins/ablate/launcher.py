@@ -28,6 +28,10 @@ class FrozenLauncher(Launcher):
     ) -> None:
         self.config = config
 
+    def check(self, plans: Sequence[Any]) -> None:
+        """Refuses planned runs that cannot be launched as asked; the settings alone were checked
+        when this launcher was made."""
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Any:
         """Refuses what other sweepers hand over."""
         from ablate.errors import ConfigError
@@ -73,6 +77,13 @@ class SlurmLauncher(FrozenLauncher):
         plain = OmegaConf.to_container(OmegaConf.create(settings), resolve=True)
         assert isinstance(plain, dict)
         self.settings = slurm_config({str(k): v for k, v in plain.items()}, [*KINDS, *JOB_KINDS])
+
+    def check(self, plans: Sequence[Any]) -> None:
+        """Refuses what `launch_runs` would before it submits."""
+        from ablate.launch.slurm import check_available, check_tasks
+
+        check_available()
+        check_tasks(list(plans), self.settings)
 
     def launch_runs(self, expansion: Any, arguments: Sequence[str]) -> Any:
         """Freezes and submits the runs; returns at once unless `wait` was asked."""

@@ -1,5 +1,6 @@
 """The sweeper behind `-m`: arms as unions of grids, composed quickly, frozen, then launched."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -29,8 +30,19 @@ class AblateSweeper(Sweeper):
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
+    def check(self, plans: Sequence[Any]) -> None:
+        """Refuses planned runs as `sweep` would, and starts nothing."""
+        self._launcher().check(plans)
+
     def sweep(self, arguments: list[str]) -> Any:
         from ablate.config.expand import analysis_words, expand
+
+        launcher = self._launcher()
+        loader = self.hydra_context.config_loader
+        fixed = analysis_words(loader, arguments)
+        return launcher.launch_runs(expand(loader, arguments), [*arguments, *fixed])
+
+    def _launcher(self) -> Any:
         from ablate.errors import ConfigError
 
         if not hasattr(self.launcher, "launch_runs"):
@@ -38,6 +50,4 @@ class AblateSweeper(Sweeper):
                 f"hydra/launcher={type(self.launcher).__name__} takes no frozen runs; "
                 "use hydra/launcher=local"
             )
-        loader = self.hydra_context.config_loader
-        fixed = analysis_words(loader, arguments)
-        return self.launcher.launch_runs(expand(loader, arguments), [*arguments, *fixed])
+        return self.launcher
