@@ -1,6 +1,6 @@
 """Why a table is tested on runs: false findings in studies in which nothing differs.
 
-    python benchmarks/null_tables.py            # about a minute
+    python benchmarks/null_tables.py            # minutes
     python benchmarks/null_tables.py --tables 4000
 
 Every arm is the same algorithm. Runs of an arm spread between seeds by 0.5 to 3 prompt standard
@@ -8,6 +8,7 @@ errors. A table counts as a false finding when any of its cells is called signif
 """
 
 import argparse
+from itertools import chain
 
 import numpy as np
 
@@ -15,13 +16,21 @@ from ablate.analysis import null
 
 ARMS, PROMPTS = 6, 64
 RATIOS = (0.5, 1.0, 2.0, 3.0)
+EQUAL, UNEQUAL = (8,) * ARMS, (1,) + (8,) * (ARMS - 1)
+#: trials of each arm, standard deviation between them in a run's own, seeds that are reported
+TUNED = (
+    (EQUAL, 0.0, "sweep"), (UNEQUAL, 0.0, "sweep"), (EQUAL, 0.0, "reuse"), (UNEQUAL, 0.0, "reuse"),
+    (EQUAL, 0.25, "sweep"), (EQUAL, 0.5, "sweep"), (EQUAL, 1.0, "sweep"), (EQUAL, 2.0, "sweep"),
+)  # fmt: skip
 
 
 def main() -> None:
     """Prints the table of false-finding rates as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tables", type=int, default=1000, help="null studies per line")
-    tables = parser.parse_args().tables
+    parser.add_argument("--tuned", type=int, default=400, help="the same with hyper-parameters")
+    asked = parser.parse_args()
+    tables, tuned = asked.tables, asked.tuned
     ways = [
         "run means blocked by seed, pooled, Holm (`ablate table`)", "the same, not corrected",
         "each pair's own seeds, Holm", "paired over prompts, Holm",
@@ -47,22 +56,25 @@ def main() -> None:
             ]
             shown = " | ".join(f"{100 * rate:.1f}" for rate in rates)
             print(f"| {seeds} | {ratio} | {shown} |")
-    print("\nHyper-parameters chosen on valid, every trial being the same (blocked test, Holm):\n")
-    print("| trials of baseline and others | reported seeds | tables with a finding, % |")
-    print("|---|---|---:|")
-    for trials in ((8,) * ARMS, (1,) + (8,) * (ARMS - 1)):
-        for fresh in (True, False):
-            rates = []
-            for seeds in (2, 3, 5):
-                for ratio in RATIOS:
-                    rng = np.random.default_rng([1, seeds, round(10 * ratio)])
-                    means = null.tuned_means(rng, tables, trials, seeds, ratio, fresh=fresh)
-                    rates.append(null.share_with_a_finding(null.blocked_p(means))[0])
-            told = "fresh" if fresh else "those that chose"
-            print(
-                f"| {trials[0]} and {trials[1]} | {told} | "
-                f"{100 * min(rates):.1f} to {100 * max(rates):.1f} |"
-            )
+    print(f"\nHyper-parameters chosen on valid; {tuned} studies per line (blocked test, Holm):\n")
+    print("| trials of baseline and others | trials differ by | reported seeds | 2 | 3 | 5 seeds |")
+    print("|---|---:|---|---:|---:|---:|")
+    for trials, quality, report in TUNED:
+        rates = []
+        for seeds in (2, 3, 5):
+            rng = np.random.default_rng([1, seeds])
+            # in units of what one run's value on valid deviates by
+            parts = [
+                null.tuned_cells(
+                    rng, tuned // len(RATIOS), trials, seeds, ratio, report=report,
+                    quality=quality * float(np.hypot(1, ratio)),
+                )
+                for ratio in RATIOS
+            ]  # fmt: skip
+            means = null.reported(chain(*parts))
+            rates.append(f"{100 * null.share_with_a_finding(null.blocked_p(means))[0]:.1f}")
+        told = "those that chose" if report == "reuse" else "fresh"
+        print(f"| {trials[0]} and {trials[1]} | {quality:g} | {told} | {' | '.join(rates)} |")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from statsmodels.stats.power import TTestPower
 
-from ablate.analysis import null
+from ablate.analysis import differences, null
 from ablate.analysis.blocked import fit_blocks
 from ablate.analysis.multiplicity import two_sided
 from ablate.analysis.power import detectable, power, prompts_needed, seeds_needed, spread
+from ablate.analysis.power_equal import equivalence_power, seeds_to_equal
 
 
 def test_two_arms_are_statsmodels_paired_t_test() -> None:
@@ -81,3 +82,33 @@ def test_more_prompts_help_only_against_their_own_part() -> None:
     assert power(0.5, math.sqrt(only_prompts.variance(needed - 1)), 4, 4, 3) < 0.8
     mostly_seeds = spread(drawn(30, seed_sd=2.0, noise=2.0))
     assert prompts_needed(0.5, mostly_seeds, seeds=4, arms=4, comparisons=3) is None
+
+
+@pytest.mark.parametrize(("margin", "arms", "seeds"), [(1.5, 5, 4), (0.9, 3, 10), (1.9, 8, 6)])
+def test_the_power_to_show_equality_is_what_the_table_s_own_tests_find(
+    margin: float, arms: int, seeds: int
+) -> None:
+    rng = np.random.default_rng([arms, seeds])
+    shares = []
+    for means in null.null_means(rng, 200, arms, seeds, 0.0):
+        runs = pd.DataFrame(
+            {"arm": np.repeat(np.arange(arms), seeds), "seed": np.tile(np.arange(seeds), arms),
+             "value": means.ravel()}
+        )  # fmt: skip
+        shares.append(differences(runs, 0, margin=margin)["equivalent"].mean())
+    error = 4 * np.std(shares) / math.sqrt(200)
+    found = equivalence_power(margin, 1.0, seeds, arms, arms - 1)
+    assert 0.05 < found < 0.999
+    assert found == pytest.approx(np.mean(shares), abs=error + 0.02)
+
+
+def test_the_seeds_to_show_equality_are_the_fewest_that_suffice() -> None:
+    seeds = seeds_to_equal(0.3, 0.4, arms=4, comparisons=3)
+    assert seeds is not None
+    assert equivalence_power(0.3, 0.4, seeds, 4, 3) >= 0.8
+    assert equivalence_power(0.3, 0.4, seeds - 1, 4, 3) < 0.8
+    assert seeds_to_equal(1e-4, 1.0, 4, 3) is None
+    assert equivalence_power(0.3, 0.4, 1, 4, 3) == 0
+    # more comparisons and less of a margin take more
+    assert (seeds_to_equal(0.3, 0.4, 4, 30) or 0) > seeds
+    assert (seeds_to_equal(0.2, 0.4, 4, 3) or 0) > seeds

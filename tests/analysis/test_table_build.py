@@ -1,5 +1,7 @@
 """From a store to a table: cells, tests, refusals, and a note on everything unusual."""
 
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,6 +64,16 @@ def test_every_number_comes_from_the_runs(store: Path) -> None:
     data = made.data
     assert len(data) == 8
     assert set(data["num_responses"]) == {"2", "4"}
+
+
+def test_a_margin_out_of_reach_is_told(store: Path) -> None:
+    question = {"rows": ("objective",), "cols": ("num_responses",), "baseline": "dpo"}
+    near = told(table(store, **question, margin=0.05))
+    needed = re.search(r"≈ would take about (\d+) seeds per cell even if nothing differed", near)
+    assert needed is not None
+    assert int(needed[1]) > 3
+    assert "even if nothing differed" not in told(table(store, **question, margin=5.0))
+    assert "even if nothing differed" not in told(table(store, **question))
 
 
 def test_a_baseline_of_one_cell_is_compared_with_all_others(store: Path) -> None:
@@ -277,6 +289,21 @@ def test_arms_at_equal_kl_are_the_reported_runs(root: Path, choose_by: str | Non
     assert set(made.runs["phase"]) == {"report"}
     with pytest.raises(DataError, match="no run yet that reports"):
         build(frame[frame["phase"] == "tune"], frame.iloc[:0], question)
+
+
+def test_what_the_draw_of_trials_adds_is_told(root: Path) -> None:
+    frame = in_two_phases(root)
+    question = Question(rows=("objective",), baseline="dpo", choose_by="reward/valid")
+    made = build(frame, frame.iloc[:0], question)
+    # trials differ by 0.3 on valid, noise apart
+    found = re.search(r"it moves them by about (\d\.\d+) in judge reward", told(made))
+    assert found is not None
+    assert 0.15 < float(found[1]) / math.sqrt(2) < 0.45
+    assert "Tests compare the chosen trials" in made.caption
+    plain = frame[frame["phase"] == "report"].drop(columns="phase")
+    untuned = build(plain, frame.iloc[:0], question)
+    assert "Tests compare the chosen trials" not in untuned.caption
+    assert "luck" not in told(untuned)
 
 
 def test_a_share_of_the_best_gain_is_of_the_reported_cells(root: Path) -> None:

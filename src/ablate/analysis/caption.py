@@ -58,6 +58,8 @@ def caption(table: AblationTable) -> str:
         told.append(f"Judge: {', '.join(judges)}; {prompts}.")
     if len(table.comparisons):
         told.append(_test_told(table))
+        if any(e.tuned is not None and e.tuned.trials > 1 for e in table.filled):
+            told.append("Tests compare the chosen trials: other draws of trials are not in them.")
     if any(entry.best for entry in table.entries.values()):
         told.append(
             "Bold: the cells of a column among which the best one is, with 95 % confidence "

@@ -8,10 +8,11 @@ import pandas as pd
 from scipy import stats
 
 from ablate.analysis import arms
-from ablate.analysis.caption import name_of, number, title
+from ablate.analysis.caption import name_of, title
 from ablate.analysis.frontier import CHORD, READ, RECORDED
 from ablate.analysis.power_notes import power_notes
-from ablate.analysis.table import AblationTable, Entry
+from ablate.analysis.table import AblationTable
+from ablate.analysis.tuning_notes import tuning_notes
 from ablate.metrics import describe
 
 #: settings of the answers' sampling
@@ -38,7 +39,7 @@ def notes(table: AblationTable, left_out: list[str]) -> list[str]:
         *_untested(table),
         *_doubtful(table),
         *_unequal(table),
-        *_tuning(table),
+        *tuning_notes(table),
         *power_notes(table),
         *_provenance(table, left_out),
     ]
@@ -55,12 +56,6 @@ def _missing(table: AblationTable) -> Iterator[str]:
         yield f"  {line.state} {line.id[:12]} {name_of(table, line.row, line.col)}: {reason}"
     if len(table.lacking) > REASONS_TOLD:
         yield f"  and {len(table.lacking) - REASONS_TOLD} more (ablate ls)"
-
-
-def _cells(table: AblationTable) -> list[Entry]:
-    """The entries of the first metric that have runs: one per cell."""
-    first = table.metrics[0]
-    return [e for e in table.entries.values() if e.metric == first and e.runs]
 
 
 def _without_value(table: AblationTable) -> Iterator[str]:
@@ -95,7 +90,7 @@ def _short_of_kl(table: AblationTable) -> Iterator[str]:
 
 
 def _seeds(table: AblationTable) -> Iterator[str]:
-    cells = _cells(table)
+    cells = table.filled
     single = [name_of(table, e.row, e.col) for e in cells if len(e.seeds) == 1]
     if single:
         yield f"one seed, so no interval: {'; '.join(single)}"
@@ -121,7 +116,7 @@ def _seeds(table: AblationTable) -> Iterator[str]:
 
 
 def _untested(table: AblationTable) -> Iterator[str]:
-    if table.question.baseline is None and len(_cells(table)) > 1:
+    if table.question.baseline is None and len(table.filled) > 1:
         yield "differences are not tested: name a baseline (--baseline)"
     against = [metric for metric in table.metrics if describe(metric).against]
     if against:
@@ -259,38 +254,6 @@ def _unequal(table: AblationTable) -> Iterator[str]:
                 f"up to {100 * cut:.0f} % of answers were cut at the maximum length: "
                 "KL counts their tokens up to the cut"
             )
-
-
-def chosen_notes(table: AblationTable) -> list[str]:
-    """What each tuned cell was chosen for, and how much the choice mattered."""
-    tuned = [(e, e.tuned) for e in _cells(table) if e.tuned is not None]
-    if not tuned:
-        return []
-    by = table.question.choose_by or ""
-    told = ["chosen on valid (in brackets: the best, median and worst trial there):"]
-    for e, found in tuned:
-        values = ", ".join(number(value, by) for value in found.spread)
-        name = name_of(table, e.row, e.col)
-        told.append(f"  {name}: best of {found.trials} trials, {found.chosen} ({values})")
-    return told
-
-
-def _tuning(table: AblationTable) -> Iterator[str]:
-    tuned = [e for e in _cells(table) if e.tuned is not None]
-    if not tuned:
-        return
-    yield from chosen_notes(table)
-    trials = {e.tuned.trials if e.tuned is not None else 1 for e in _cells(table)}
-    if len(trials) > 1:
-        yield (
-            f"unequal tuning: {min(trials)} to {max(trials)} trials per cell; more trials find "
-            "better ones"
-        )
-    if any(e.tuned is not None and e.tuned.reused for e in tuned):
-        yield (
-            "hyper-parameters were chosen with the same seeds that are reported: the means flatter "
-            "tuned cells; fresh seeds would not"
-        )
 
 
 def _provenance(table: AblationTable, left_out: list[str]) -> Iterator[str]:

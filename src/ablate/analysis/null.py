@@ -4,14 +4,18 @@ Units: the standard error of a run's mean over prompts is 1. Shapes: T tables, A
 P prompts; the first arm is the baseline.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
 from ablate.analysis.blocked import fit_blocks
 from ablate.analysis.multiplicity import holm, two_sided
+from ablate.analysis.tuning import Tuned, choose
+from ablate.results.sweeps import REPORT, TUNE
 
 Scores = NDArray[np.float64]
 
@@ -40,34 +44,68 @@ def null_scores(
     return np.asarray(block + prompt + run + noise)
 
 
-def tuned_means(
+def tuned_cells(
     rng: np.random.Generator,
     tables: int,
     trials: tuple[int, ...],
     seeds: int,
     ratio: float,
     *,
-    fresh: bool,
-) -> Scores:
-    """float[T, A, S]: test means of each arm's best trial on valid, every trial being the same.
+    report: str,
+    quality: float = 0.0,
+    tuning_seeds: int = 1,
+) -> Iterator[list[Tuned]]:
+    """Per table a cell for each arm, chosen by `tuning.choose`, every arm being the same.
 
-    A run's own quality shows on valid and on test, the prompts' noise does not.
+    A trial has a quality of its own, drawn for each arm from one distribution. A run's own
+    deviation shows on valid and on test, the prompts' noise does not.
 
     Args:
         trials: number of trials of each arm.
-        fresh: report seeds that took no part in the choice; False reports those that did.
+        report: `sweep`, with fresh seeds, as a sweep's second phase makes them; `fresh`, the same
+            without phases; `reuse`, the seeds that chose.
+        quality: standard deviation between trials, in prompt standard errors.
+        tuning_seeds: seeds that every trial has; with `reuse` they are those reported.
+
+    Yields:
+        Cells whose frames have trial, seed, quality, valid and test.
     """
-    block = rng.normal(0, 2, (tables, 1, seeds))
-    chosen = []
-    for count in trials:
-        run = rng.normal(0, ratio, (tables, count, seeds))
-        valid = (block + run + rng.normal(0, 1, run.shape)).mean(axis=2)
-        best = valid.argmax(axis=1)
-        chosen.append(run[np.arange(tables), best])
-    quality = np.stack(chosen, axis=1)
-    if fresh:
-        return null_means(rng, tables, len(trials), seeds, ratio)
-    return np.asarray(block + quality + rng.normal(0, 1, quality.shape))
+    spent = seeds if report == "reuse" else tuning_seeds
+    for _ in range(tables):
+        block = rng.normal(0, 2, spent + seeds)
+        cells = []
+        for count in trials:
+            # every trial with the seeds that choose; then the chosen one with those that report
+            trial = np.repeat(np.arange(count), spent)
+            seed = np.tile(np.arange(spent), count)
+            own = rng.normal(0, quality, count)
+            noise = rng.normal(0, 1, (2, len(trial) + seeds))
+            run = rng.normal(0, ratio, len(trial) + seeds)
+            valid = own[trial] + block[seed] + run[: len(trial)] + noise[0, : len(trial)]
+            if report != "reuse":
+                best = valid.reshape(count, spent).mean(axis=1).argmax()
+                trial = np.concatenate([trial, np.full(seeds, best)])
+                seed = np.concatenate([seed, spent + np.arange(seeds)])
+            shared = own[trial] + block[seed] + run[: len(trial)]
+            frame = pd.DataFrame(
+                {
+                    "trial": [str(number) for number in trial], "seed": seed,
+                    "quality": own[trial], "valid": shared + noise[0, : len(trial)],
+                    "test": shared + noise[1, : len(trial)],
+                }
+            )  # fmt: skip
+            if report == "sweep":
+                frame["phase"] = [TUNE] * (count * spent) + [REPORT] * seeds
+            elif count == 1:
+                # nothing to choose: without phases all of its runs would be reported
+                frame = frame[-seeds:]
+            cells.append(choose(frame, "valid", reuse=report == "reuse"))
+        yield cells
+
+
+def reported(cells: Iterable[list[Tuned]], column: str = "test") -> Scores:
+    """float[T, A, S]: what the runs say that `tuning.choose` reports."""
+    return np.array([[cell.frame[column].to_numpy(float) for cell in table] for table in cells])
 
 
 def blocked_p(means: Scores) -> Scores:

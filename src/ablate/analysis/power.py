@@ -67,12 +67,12 @@ def seeds_needed(
     """
     if difference == 0:
         raise ValueError("a difference of 0 cannot be found with any number of seeds")
-    return _fewest(
+    return fewest(
         lambda seeds: power(difference, sd, seeds, arms, comparisons, alpha) >= wanted, MOST_SEEDS
     )
 
 
-def _fewest(enough: Callable[[int], bool], most: int) -> int | None:
+def fewest(enough: Callable[[int], bool], most: int) -> int | None:
     """The smallest number from 2 up that is enough, if those above it are; None beyond `most`."""
     low, high = 1, 2
     while not enough(high):
@@ -168,4 +168,4 @@ def prompts_needed(
         sd = math.sqrt(found.variance(prompts))
         return sd == 0 or power(difference, sd, seeds, arms, comparisons, alpha) >= wanted
 
-    return _fewest(enough, MOST_PROMPTS)
+    return fewest(enough, MOST_PROMPTS)

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from ablate.analysis.caption import name_of, number
 from ablate.analysis.measure import answer_values
 from ablate.analysis.power import detectable, prompts_needed, seeds_needed, spread
+from ablate.analysis.power_equal import equivalence_power, seeds_to_equal
 from ablate.analysis.table import AblationTable
 from ablate.errors import StoreError
 from ablate.metrics import describe
 
 #: tables of more runs do not read all their answers for a note
 RUNS_READ = 200
+#: with this probability a difference, or that there is none, would be shown
+WANTED = 0.8
 
 
 def power_notes(table: AblationTable) -> Iterator[str]:
@@ -35,6 +38,8 @@ def power_notes(table: AblationTable) -> Iterator[str]:
             f"power: {seeds} seeds find a difference of {number(least, metric)} in "
             f"{describe(metric).title} with 80 % probability"
         )
+    if table.question.margin is not None:
+        yield from _equal(table, seeds, count, len(mine), sd)
     open_ones = mine[~mine["significant"]]
     if len(open_ones) == 0:
         return
@@ -49,6 +54,24 @@ def power_notes(table: AblationTable) -> Iterator[str]:
             "cell to prove"
             + _prompts_told(table, metric, float(largest["difference"]), seeds, count, family)
         )
+
+
+def _equal(
+    table: AblationTable, seeds: int, cells: int, comparisons: int, sd: float
+) -> Iterator[str]:
+    """Whether these seeds could have shown that nothing differs."""
+    metric, margin = table.metrics[0], table.question.margin
+    if margin is None or seeds < 2:
+        return
+    share = equivalence_power(margin, sd, seeds, cells, comparisons)
+    if share >= WANTED:
+        return
+    needed = seeds_to_equal(margin, sd, cells, comparisons)
+    many = "more than 10,000" if needed is None else f"about {needed}"
+    yield (
+        f"≈ would take {many} seeds per cell even if nothing differed: with {seeds} seeds and a "
+        f"margin of {number(margin, metric)}, {100 * share:.0f} % of equal cells are shown to be"
+    )
 
 
 def _prompts_told(

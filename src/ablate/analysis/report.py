@@ -8,9 +8,9 @@ import pandas as pd
 from ablate.analysis import report_html as h
 from ablate.analysis.caption import name_of, number
 from ablate.analysis.figures import Figure
-from ablate.analysis.notes import chosen_notes
 from ablate.analysis.report_parts import Maker
 from ablate.analysis.table import AblationTable
+from ablate.analysis.tuning_notes import chosen_notes
 from ablate.metrics import describe
 
 

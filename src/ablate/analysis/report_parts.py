@@ -16,9 +16,9 @@ from ablate.analysis.figures import Figure, which_choice_matters
 from ablate.analysis.formats import value
 from ablate.analysis.lack_of_fit import assumed
 from ablate.analysis.measure import answer_values, available, measure
-from ablate.analysis.notes import chosen_notes
 from ablate.analysis.samples import samples, score_range, shown_seed
 from ablate.analysis.table import AblationTable, Question
+from ablate.analysis.tuning_notes import chosen_notes
 from ablate.errors import AblateError
 from ablate.metrics import METRICS
 

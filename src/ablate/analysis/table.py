@@ -88,6 +88,11 @@ class AblationTable:
     caption: str = ""
 
     @property
+    def filled(self) -> list[Entry]:
+        """The entries of the first metric that have runs: one per cell."""
+        return [e for e in self.entries.values() if e.metric == self.metrics[0] and e.runs]
+
+    @property
     def data(self) -> pd.DataFrame:
         """One row per cell and metric with every number of the table."""
         return pd.DataFrame([self._flat(entry) for entry in self.entries.values()])

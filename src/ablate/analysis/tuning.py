@@ -1,5 +1,6 @@
 """Tuned cells: one trial per arm chosen on valid, reported on other splits with fresh seeds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ class Tuned:
     spread: tuple[float, float, float]
     reused: bool
     tried: tuple[tuple[str, float], ...] = ()
+    #: seeds that each trial was judged by
+    seeds: int = 1
 
 
 def choose(
@@ -64,9 +67,9 @@ def choose(
     spread = (float(values[0]), float(np.median(values)), float(values[-1]))
     tried = tuple((str(trial), better * float(value)) for trial, value in means.items())
     if len(fresh):
-        return Tuned(fresh, best, len(trials), spread, False, tried)
+        return Tuned(fresh, best, len(trials), spread, False, tried, len(seeds))
     if reuse:
-        return Tuned(mine, best, len(trials), spread, True, tried)
+        return Tuned(mine, best, len(trials), spread, True, tried, len(seeds))
     raise DataError(
         f"{name}: the best of {len(trials)} trials ({best}) has no seeds but those that chose it, "
         "so its value is partly luck. Run it with fresh seeds, or say --reuse-seeds and the table "
@@ -90,4 +93,40 @@ def _as_the_sweep_chose(runs: pd.DataFrame, by: str, better: int, name: str) -> 
         )
     spread = (float(values[0]), float(np.median(values)), float(values[-1]))
     tried = tuple((str(trial), better * float(value)) for trial, value in means.items())
-    return Tuned(made, best, len(means), spread, False, tried)
+    return Tuned(made, best, len(means), spread, False, tried, int(complete.max()))
+
+
+def draw_of_trials(cells: Sequence[Tuned], variance: float) -> float:
+    """What the draw of trials adds to the difference of two cells, as a standard deviation.
+
+    A cell's best trial is better than another cell's by luck too: each had a few draws, and its
+    choice was one comparison. The gap between the best and the second best is about as large as the
+    spread of the best itself (for normal draws 1.2 times, for exponential 1.1, for uniform 0.7
+    times). Of it only the part counts that is not the runs' own noise: the share of
+    the variance between trials of a cell that is left without it.
+
+    Args:
+        cells: those of one table.
+        variance: of one run's value on valid, given its trial and seed; NaN where it is not known,
+            which counts as none.
+
+    Returns:
+        √2 × the root mean square of the gaps × the root of that share; NaN where no cell had two
+        trials. In simulated studies within a factor of two of the truth if trials differ by half
+        a run's noise or more (tests/analysis/test_null_tables.py).
+    """
+    gaps, squares, df, noise = [], 0.0, 0, 0.0
+    for cell in cells:
+        values = np.array([value for _, value in cell.tried])
+        if len(values) < 2:
+            continue
+        # the spread goes from the best to the worst, whichever way that is
+        ordered = np.sort(values) if cell.spread[0] < cell.spread[2] else np.sort(values)[::-1]
+        gaps.append(ordered[0] - ordered[1])
+        squares += float(((values - values.mean()) ** 2).sum())
+        df += len(values) - 1
+        noise += (len(values) - 1) * (0.0 if np.isnan(variance) else variance / cell.seeds)
+    if not gaps:
+        return float("nan")
+    share = max(0.0, 1 - noise / squares) if squares > 0 else 0.0
+    return float(np.sqrt(2 * np.mean(np.square(gaps)) * share))
