@@ -20,7 +20,8 @@ results_dir = "results/reference"  # or a store of your own
 sweep = "implicit_explicit"
 
 # %%
-from ablate.analysis.notebook import open_study, show
+from ablate.analysis import plots
+from ablate.analysis.notebook import draw, open_study, show
 
 view = open_study(results_dir, sweep)
 view
@@ -30,8 +31,15 @@ table = view.table(
     ["reward", "reward.training.num_labels"],
     ["training.select_checkpoint"],
     metrics=["reward/test", "reward/ood"],
+    baseline="explicit 1024",
 )
 show(table, view)
+
+# %%
+draw(lambda t: plots.differences(t, t.metrics[0]), table)
+
+# %% [markdown]
+# Offline, a policy of the shipped study has a single checkpoint: *valid* and *last* are the same there.
 
 # %% [markdown]
 # How well each source orders the pool's pairs, and how calibrated it is:

@@ -32,6 +32,7 @@ metric = "reward/test"
 from pathlib import Path
 
 import pandas as pd
+from IPython.display import display
 
 from ablate.analysis import paper, plots
 from ablate.analysis.findings import from_intervals, from_runs, judge, points, verdict
@@ -51,7 +52,7 @@ view
 # %%
 with pd.option_context("display.max_rows", None):
     shown = table2[[c for c in table2 if "alpacaeval" not in c]].astype(object)
-    display(shown.where(shown.notna(), ""))  # noqa: F821
+    display(shown.where(shown.notna(), ""))
 
 # %% [markdown]
 # ## Table 2: this study
@@ -125,7 +126,7 @@ if table is not None:
     runs = table.runs[table.runs["reward"] == "explicit"]
     told = paper.arm_names(runs) + ", checkpoint " + runs["config.training.select_checkpoint"]
     along = paper.along_training(runs.assign(name=told), points_along)
-    display(along.groupby("name")[["learnt", "judge", "kl"]].agg(["mean", "std"]).round(3))  # noqa: F821
+    display(along.groupby("name")[["learnt", "judge", "kl"]].agg(["mean", "std"]).round(3))
 online = open_study(results_dir, sweep, ["collection=online"])
 gaps = online.table(
     ["objective", "reward", "training.select_checkpoint"], metrics=["hacking_gap/test"]
@@ -191,7 +192,7 @@ summary = pd.DataFrame(
     {"finding": told, **columns}, index=[finding.number for finding in paper.paper_findings()]
 )
 with pd.option_context("display.max_colwidth", None):
-    display(summary)  # noqa: F821
+    display(summary)
 
 # %% [markdown]
 # *Holds as far as it was measured*: every claim that could be judged holds; the others were not
@@ -229,4 +230,4 @@ pd.DataFrame(disputes).round(3)
 # %%
 claims = pd.concat(details)[["finding", "whose", "claim", "difference", "low", "high", "verdict"]]
 with pd.option_context("display.max_rows", None, "display.max_colwidth", None):
-    display(claims.round(3).reset_index(drop=True))  # noqa: F821
+    display(claims.round(3).reset_index(drop=True))

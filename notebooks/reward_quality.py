@@ -29,7 +29,7 @@ view
 
 # %%
 rows = ["objective", "reward", "reward.training.num_labels", "training.select_checkpoint"]
-table = view.table(rows, metrics=["reward/test", "kl/test"])
+table = view.table(rows, metrics=["reward/test", "kl/test"], baseline="rpo_bwd gold valid")
 show(table, view)
 
 # %%

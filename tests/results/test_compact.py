@@ -141,6 +141,9 @@ def test_a_copy_stands_alone(
     assert record.data["provenance"]["host"] is None
     assert record.data["provenance"]["scheduler"] is None
     assert "somewhere" not in json.dumps(record.data)
+    handed_on = b"".join(path.read_bytes() for path in target.rglob("*") if path.is_file())
+    assert str(root).encode() not in handed_on
+    assert record.data["config"]["results_dir"] == study.frame["config.results_dir"][0] == "results"
     capsys.readouterr()
     one, other = study.frame["id"]
     assert run(["ls", f"results_dir={target}"]) == 0

@@ -8,7 +8,7 @@ was written elsewhere to be handed on (`standalone`).
 import json
 import shutil
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,8 @@ def compact(
                     kept.append(identity)
                 continue
             record = checked(record)
-            line = row(record)
+            told = record if target is None else replace(record, data=_handed_on(record.data))
+            line = row(told)
             held = files.read_json(record.path / files.MANIFEST)
             for name in sources:
                 if name in held:
@@ -165,7 +166,7 @@ def compact(
                 sources[name].append(str(record.path / name))
         line["path"] = f"runs/{identity}/{record.revision}"
         rows.append({**line, "_touched": touched if target is None else 0})
-        texts.append(json.dumps(_handed_on(record.data, target), ensure_ascii=False))
+        texts.append(json.dumps(told.data, ensure_ascii=False))
     if not rows and not kept:
         raise StoreError(f"{layout.root.resolve()} has no finished run to compact")
     frame = pd.DataFrame(rows)
@@ -227,11 +228,14 @@ def _identities(layout: Layout, before: Compact | None) -> list[str]:
     return found
 
 
-def _handed_on(data: dict[str, Any], target: Layout | None) -> dict[str, Any]:
-    """A record as it is handed on: without the name of the host and the ids of its job."""
-    if target is None:
-        return data
-    return {**data, "provenance": {**data["provenance"], "host": None, "scheduler": None}}
+def _handed_on(data: dict[str, Any]) -> dict[str, Any]:
+    """A record without what names a machine: host, kernel, ids of jobs, the results folder."""
+    machine = {**data["provenance"], "host": None, "scheduler": None}
+    if "system" in machine:
+        # without the kernel's release
+        machine["system"] = str(machine["system"]).partition(" ")[0]
+    config = {**data["config"], "results_dir": "results"}
+    return {**data, "config": config, "provenance": machine}
 
 
 def _join(

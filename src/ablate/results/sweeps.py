@@ -15,6 +15,8 @@ from ablate.store import files
 from ablate.store.layout import Layout
 from ablate.store.sweeps import CONTENT, FrozenSweep, commands_of, read_sweep, sweeps
 
+#: words of a command that name places of a machine or a site
+_PLACES = ("results_dir=", "hydra.")
 #: column of runs of tuned sweeps, and its values
 PHASE, TUNE, REPORT = "phase", "tune", "report"
 
@@ -89,6 +91,9 @@ def copy_sweeps(layout: Layout, target: Layout, names: list[str] | None) -> None
             if "launches" in content:
                 kept = [{"overrides": _without_places(words)} for words in commands_of(content)]
                 content = {**content, "launches": kept}
+            if "overrides" in content:
+                words = [w for w in content["overrides"] if not w.startswith(_PLACES)]
+                content = {**content, "overrides": words, "options": {}}
             files.write_json(new / path.relative_to(folder), content)
         one = read_sweep(folder)
         there = read_runs(layout.root, one.runs).frame
@@ -129,7 +134,7 @@ def typed(words: list[str]) -> str:
 
 
 def _without_places(words: list[str]) -> list[str]:
-    return [w for w in words if not w.startswith(("analysis.", "results_dir=", "hydra."))]
+    return [w for w in words if not w.startswith(("analysis.", *_PLACES))]
 
 
 def analysis_of(content: dict[str, Any]) -> dict[str, Any]:
