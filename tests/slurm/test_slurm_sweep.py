@@ -131,7 +131,7 @@ def test_a_run_that_runs_out_of_time_is_queued_again_and_ends_with_the_same_weig
 ) -> None:
     """The limit is a minute, told some seconds ahead; the training takes longer."""
     desk.stock(stock)
-    long = ["objective=rpo_bwd", "training.epochs=250", "training.checkpoint_every=250"]
+    long = ["objective=rpo_bwd", "training.epochs=800", "training.checkpoint_every=800"]
     limits = "hydra.launcher.stages={run:{timeout_min:1,signal_delay_s:20}}"
     desk.submit(*long, limits, "hydra.launcher.max_num_timeout=30")
     layout = Layout(desk.results)
