@@ -27,12 +27,8 @@ def launching(layout: Layout, name: str) -> Iterator[None]:
     Raises:
         StoreError: the store cannot be written.
     """
-    claim = claims.Claim(layout.claims / f"{_own(name)}@{secrets.token_hex(4)}")
-    claim.take()
-    try:
+    with claims.held(layout.claims / f"{_own(name)}@{secrets.token_hex(4)}"):
         yield
-    finally:
-        claim.release()
 
 
 def readers(layout: Layout, name: str) -> str | None:

@@ -26,12 +26,8 @@ def at_work(layout: Layout, sweep: str) -> Iterator[None]:
         StoreError: the store cannot be written.
     """
     # several may work on one sweep
-    claim = claims.Claim(layout.claims / f"{_prefix(sweep)}{secrets.token_hex(4)}")
-    claim.take()
-    try:
+    with claims.held(layout.claims / f"{_prefix(sweep)}{secrets.token_hex(4)}"):
         yield
-    finally:
-        claim.release()
 
 
 def pools(layout: Layout, sweep: str) -> list[PoolAtWork]:

@@ -69,8 +69,11 @@ class VLLMBackend:
             ModelError: the engine or the server cannot be set up, or a response ended early.
         """
         check_room(self.model, prompts, sampling)
-        tries = 1 + (self.config.server_retries if self.config.mode == "server" else 0)
-        for attempt in range(1, tries + 1):
+        if self.config.mode == "colocate":
+            return self._whole(prompts, indices, sampling, seed, report)
+        tries = 1 + self.config.server_retries
+        attempt = 1
+        while True:
             try:
                 return self._whole(prompts, indices, sampling, seed, report)
             except (OSError, _RequestFailed) as error:
@@ -82,7 +85,7 @@ class VLLMBackend:
                         f"{attempt} of {tries} times: {_reason(error)}. Nothing of it is kept; "
                         "sampler.server_retries says how often it is tried again"
                     ) from error
-        raise AssertionError("unreachable")
+                attempt += 1
 
     def _whole(
         self,

@@ -20,7 +20,7 @@ from ablate.evaluation.answers import (
 )
 from ablate.evaluation.verdicts import Tally
 from ablate.metrics import summarize, summarize_pairs
-from ablate.models.adapted import ADAPTER, AdaptersOff, load_adapted
+from ablate.models.adapted import ADAPTER
 from ablate.models.logps import token_kl
 from ablate.rewards.scorers import LOGP_BATCH_TOKENS
 from ablate.stages.common import (
@@ -30,6 +30,7 @@ from ablate.stages.common import (
     as_lists,
     counted,
     labelled,
+    load_pair,
     load_policy,
     model_of,
     open_fitter,
@@ -93,13 +94,13 @@ def run(context: Context) -> None:
         context, model, tokenizer, within(context.report, 0.0, 0.7), known
     )
     generated = counted(answers["response_ids"].iloc[len(known) :], model)
+    start = context.inputs["reference"] / MODEL
     if adapts_reference(context.run, folder):
         # one copy of the base weights for both; the merged ones, which answered, are given back
         del model
-    sft, _ = load_policy(context.inputs["reference"] / MODEL, context.run)
-    if adapts_reference(context.run, folder):
-        model = load_adapted(sft, folder)
-        sft = AdaptersOff(model)
+        model, sft, _ = load_pair(folder, start, context.run)
+    else:
+        sft, _ = load_policy(start, context.run)
     reference = sft
     if "trained_from" in context.inputs:
         reference, _ = load_policy(model_of(context.inputs, "trained_from"), context.run)

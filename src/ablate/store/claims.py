@@ -140,6 +140,21 @@ def is_held(path: Path) -> bool:
 
 
 @contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Holds a claim that nobody else wants, to be seen by others, while the block lasts.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    claim = Claim(path)
+    claim.take()
+    try:
+        yield
+    finally:
+        claim.release()
+
+
+@contextlib.contextmanager
 def claimed(path: Path, done: Callable[[], bool]) -> Iterator[Claim | None]:
     """Holds the claim, or yields None as soon as `done()` says that the work exists.
 
