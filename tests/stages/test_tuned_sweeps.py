@@ -102,6 +102,10 @@ def test_the_same_command_again_finds_everything(
     before = {path.stat().st_mtime_ns for path in (cwd / "results").rglob("record.json")}
     plan = run_ablate(cwd, "plan", "+sweep=mine", "-cd", "conf", *SMALL, "-m")
     assert plan.returncode == 0, plan.stderr
+    # the chosen trials' runs, not some that stand in for them
+    folder = sweeps(Layout(cwd / "results"))[0]
+    number = len(set(read_sweep(folder).chosen))
+    assert f"{number} runs of fresh seeds, {number} in the store" in " ".join(plan.stdout.split())
     again = run_ablate(cwd, "+sweep=mine", "-cd", "conf", *SMALL, "-m")
     assert again.returncode == 0, again.stderr
     after = {path.stat().st_mtime_ns for path in (cwd / "results").rglob("record.json")}

@@ -13,7 +13,7 @@ from ablate.launch.sweep import thaw
 from ablate.stages.registry import KINDS
 from ablate.store import claims, records
 from ablate.store.layout import Layout
-from ablate.store.sweeps import sweeps
+from ablate.store.sweeps import closed_sweeps, sweeps
 from ablate.store.usage import Usage, prune, usage
 
 USAGE = "ablate cache [prune [--yes]] [results_dir=DIR]"
@@ -65,7 +65,7 @@ def _list(console: Console, layout: Layout, stages: list[Usage], free: list[Usag
         )
     console.print(f"{layout.root.resolve()}: {_size(sum(stage.bytes for stage in stages))}")
     console.print(table)
-    if free:
+    if free and not closed_sweeps(layout):
         console.print(f"[dim]`ablate cache prune` shows {len(free)} stages that no record needs[/]")
 
 
@@ -90,11 +90,20 @@ def _pending(layout: Layout) -> set[str]:
 
 
 def _check_quiet(layout: Layout) -> None:
-    """Refuses while a run is under way whose stages nothing names before its record does.
+    """Refuses while it cannot be seen which stages are needed.
 
     Raises:
-        StoreError: such a run is under way.
+        StoreError: a run is under way whose stages nothing names before its record does, or a
+            sweep belongs to another account.
     """
+    closed = closed_sweeps(layout)
+    if closed:
+        listed = ", ".join(sorted({_owner(folder) for folder in closed}))
+        raise StoreError(
+            f"nothing is pruned beside sweeps of other accounts ({listed}): their folders are "
+            "private, and what their runs still need cannot be seen. Root may prune, or whoever "
+            "owns all of them"
+        )
     known = {run_key(identity) for identity in _frozen(layout)}
     held = [
         path.name.removeprefix(run_key(""))[:12]
@@ -106,6 +115,13 @@ def _check_quiet(layout: Layout) -> None:
             f"nothing is pruned while single runs are under way ({', '.join(held[:8])}): the "
             "stages that they need stand in no record yet. Try again when they have ended"
         )
+
+
+def _owner(folder: Path) -> str:
+    try:
+        return folder.owner()
+    except KeyError:
+        return f"number {folder.stat().st_uid}"
 
 
 def _size(number: int) -> str:

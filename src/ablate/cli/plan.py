@@ -1,8 +1,10 @@
 """`ablate plan`: what a command line would run, what is there already, and what it would cost."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,7 +17,7 @@ from ablate.config.run import RunConfig
 from ablate.errors import AblateError
 from ablate.launch.estimate import ASSUMED_GPU, Speeds, measured, memory_gib, shape_of
 from ablate.launch.local import default_workers
-from ablate.launch.sweep import check_by, check_folder, layout_of
+from ablate.launch.sweep import check_by, check_folder, chosen_trials, layout_of
 from ablate.launch.work import Work, work_of
 from ablate.models.memory import Shape
 from ablate.stages.graph import RunPlan, plan
@@ -33,11 +35,16 @@ def main(argv: Sequence[str]) -> int:
     expansion = expand_words(argv)
     console = Console(soft_wrap=True)
     first, refused = _planned(expansion.runs)
-    later, also = _planned([run for c in expansion.contests for run in _stand_ins(c)])
+    chosen: list[int | None] = []
+    if not refused:
+        # what is wrong with the whole is told below
+        with suppress(AblateError):
+            chosen = chosen_trials(expansion)
+    later, also = _planned(_second_phase(expansion.contests, chosen))
     refused |= {reason: names for reason, names in also.items() if reason not in refused}
     refused |= _of_the_whole(argv, expansion, [*first.values(), *later.values()])
     layout = _layout(expansion.runs[0])
-    _tell_runs(console, expansion, first, later, layout)
+    _tell_runs(console, expansion, first, later, layout, bool(chosen) and None not in chosen)
     plans = {**first, **later}
     if plans:
         _tell_stages(console, list(plans.values()), layout)
@@ -54,13 +61,16 @@ def _layout(run: RunConfig) -> Layout:
     return replace(layout_of(run), read_only=True)
 
 
-def _stand_ins(contest: Contest) -> list[RunConfig]:
-    """The second phase with the settings of a trial: those of the chosen one are not known."""
-    run = contest.trials[0].runs[0]
-    return [
-        run.model_copy(update={"seed": run.seed.model_copy(update={"value": seed})})
-        for seed in contest.seeds
-    ]
+def _second_phase(contests: Sequence[Contest], chosen: Sequence[int | None]) -> list[RunConfig]:
+    """The runs that report; those of the first trial stand in where none is chosen yet."""
+    found = []
+    for contest, trial in zip_longest(contests, chosen):
+        run = contest.trials[trial or 0].runs[0]
+        found += [
+            run.model_copy(update={"seed": run.seed.model_copy(update={"value": seed})})
+            for seed in contest.seeds
+        ]
+    return found
 
 
 def _planned(runs: Sequence[RunConfig]) -> tuple[dict[str, RunPlan], dict[str, list[str]]]:
@@ -105,19 +115,22 @@ def _tell_runs(
     first: dict[str, RunPlan],
     later: dict[str, RunPlan],
     layout: Layout,
+    chosen: bool,
 ) -> None:
     stored = sum(records.has_record(layout, identity) for identity in first)
     if expansion.contests:
         contest = expansion.contests[0]
+        reported = sum(records.has_record(layout, identity) for identity in later)
+        told = f", {reported} in the store" if chosen else ""
         console.print(
             f"{len(expansion.contests)} arms with {len(contest.trials)} trials each: {len(first)} "
             f"distinct runs, {stored} in the store; the best on {contest.by} is then reported "
-            f"with {len(later)} runs of fresh seeds",
+            f"with {len(later)} runs of fresh seeds{told}",
             highlight=False,
         )
         ranges = {c: r for one in expansion.contests for c, r in one.ranges.items()}
-        told = ", ".join(f"{name} {low:g}–{high:g}" for name, (low, high) in ranges.items())
-        console.print(f"[dim]tuned: {told}[/]", highlight=False)
+        listed = ", ".join(f"{name} {low:g}–{high:g}" for name, (low, high) in ranges.items())
+        console.print(f"[dim]tuned: {listed}[/]", highlight=False)
         return
     arms, runs = _several(len(expansion.runs), "arm"), _several(len(first), "distinct run")
     console.print(f"{arms}, {runs}, {stored} in the store", highlight=False)

@@ -5,6 +5,7 @@ a job starts in milliseconds and its end, however violent, costs nobody else any
 """
 
 import contextlib
+import functools
 import os
 import signal
 import tempfile
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import connection
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -104,7 +106,6 @@ class _Pool:
         self.free_gpus = [gpus[i % len(gpus)] for i in range(count)] if gpus else []
         self.gpus_of: dict[str, list[str]] = {}
         self.failed: dict[str, str] = {}
-        self.context = fork_context()
         self.folder = Path(tempfile.mkdtemp(prefix="ablate-pool-"))
         self.logs = sweep.folder / "logs"
 
@@ -120,6 +121,11 @@ class _Pool:
             self.show(self.state)
         order = list(self.sweep.plans)
         return sorted(self.state.finished, key=lambda outcome: order.index(outcome.identity))
+
+    @functools.cached_property
+    def context(self) -> ForkServerContext:
+        """Its server imports torch and TRL: nothing for a sweep that is finished."""
+        return fork_context()
 
     def stop(self) -> None:
         """Ends what still runs: politely, so that stages stay whole or absent, then by force."""

@@ -19,7 +19,7 @@ from ablate.store import claims, crash, records
 from ablate.store.files import read_json, write_json
 from ablate.store.layout import Layout
 from ablate.store.secrets import scrub
-from ablate.store.sweeps import CONTENT, Contest, Trial, contest_data, read_sweep, sweeps
+from ablate.store.sweeps import CONTENT, Contest, Trial, contest_data, own_name, read_sweep, sweeps
 
 #: of a contest's key; it stands in names of jobs and logs
 KEY_LENGTH = 12
@@ -30,7 +30,8 @@ class Sweep:
     """Plans by identity, in the order in which they were asked for.
 
     Where arms are tuned, these are the runs of their trials, and `contests` says what follows.
-    labels: identity → what the run stands for in the study beyond its settings.
+    labels: identity → what the run stands for in the study beyond its settings. keys: of each
+    contest that was asked for; equal ones are one.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Sweep:
     plans: dict[str, RunPlan]
     contests: list[Contest] = field(default_factory=list)
     labels: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)
 
     @property
     def folder(self) -> Path:
@@ -70,12 +72,29 @@ def prepare(expansion: Expansion) -> Sweep:
         plans.setdefault(identity, planned)
         _label(labels.setdefault(identity, []), label)
     contests: dict[str, Contest] = {}
+    keys = []
     for asked, label in zip(expansion.contests, expansion.contest_labels, strict=True):
         contest = _contest(asked, identity_of)
+        keys.append(contest.key)
         _label(contests.setdefault(contest.key, contest).labels, label)
     name = digest([sorted(plans), sorted(contests)] if contests else sorted(plans))[:12]
     labels = {identity: found for identity, found in labels.items() if found}
-    return Sweep(name, layout, plans, list(contests.values()), labels)
+    own = own_name(layout, name)
+    return Sweep(own, layout, plans, list(contests.values()), labels, keys)
+
+
+def chosen_trials(expansion: Expansion) -> list[int | None]:
+    """Per contest the place of the trial that an earlier launch of these words has chosen.
+
+    Raises:
+        ConfigError: as `prepare`.
+    """
+    sweep = prepare(expansion)
+    if not expansion.contests or not (sweep.folder / CONTENT).exists():
+        return [None] * len(expansion.contests)
+    choices = {contest.key: contest.choice for contest in read_sweep(sweep.folder).contests}
+    found = [choices.get(key) for key in sweep.keys]
+    return [None if choice is None else choice.trial for choice in found]
 
 
 def _label(labels: list[dict[str, str]], label: dict[str, str]) -> None:

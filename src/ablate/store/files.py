@@ -72,10 +72,14 @@ def list_files(directory: Path) -> list[Path]:
 
 
 def write_manifest(directory: Path) -> None:
-    """Records size and sha256 of every file below `directory`, after flushing each to disk."""
+    """Records size and sha256 of every file below `directory`, after flushing each to disk.
+
+    Libraries write some files for their owner alone: they get the mode of any other new file.
+    """
     entries = {}
     for relative in list_files(directory):
         path = directory / relative
+        path.chmod(0o666 & ~_umask())
         with open(path, "rb") as file:
             os.fsync(file.fileno())
         entries[relative.as_posix()] = {"bytes": path.stat().st_size, "sha256": checksum(path)}

@@ -1,5 +1,6 @@
 """Frozen sweeps as files: their runs, the contests of their first phase, and what was chosen."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,6 +173,33 @@ def write_choice(folder: Path, key: str, choice: Choice) -> None:
 
 
 def sweeps(layout: Layout) -> list[Path]:
-    """Folders of all frozen sweeps, the oldest first."""
-    found = layout.sweeps.glob(f"*/{CONTENT}")
+    """Folders of all frozen sweeps that this account may read, the oldest first."""
+    found = [folder / CONTENT for folder in _folders(layout) if _is_open(folder)]
+    found = [path for path in found if path.exists()]
     return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+
+
+def closed_sweeps(layout: Layout) -> list[Path]:
+    """Folders of sweeps of other accounts, which are private."""
+    return [folder for folder in _folders(layout) if not _is_open(folder)]
+
+
+def own_name(layout: Layout, name: str) -> str:
+    """A sweep's name for this account: with its number where the folder is another's.
+
+    Stages and records are shared all the same: they are named by what they hold.
+    """
+    own = f"{name}.{os.geteuid()}"
+    folder = layout.sweeps / name
+    taken = folder.exists() and not (_is_open(folder) and os.access(folder, os.W_OK))
+    return own if taken or (layout.sweeps / own).exists() else name
+
+
+def _folders(layout: Layout) -> list[Path]:
+    if not layout.sweeps.is_dir():
+        return []
+    return [path for path in layout.sweeps.iterdir() if path.is_dir()]
+
+
+def _is_open(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK)
