@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,13 @@ def layout_of(run: RunConfig) -> Layout:
     return Layout(Path(run.results_dir).expanduser())
 
 
-def prepare(expansion: Expansion) -> Sweep:
+def prepare(expansion: Expansion, read_only: bool = False) -> Sweep:
     """Plans the runs; runs with equal identity are one, and so are contests of equal trials.
 
     Raises:
         ConfigError: trials would be compared by what has no better and worse.
     """
-    layout = layout_of(expansion.runs[0])
+    layout = replace(layout_of(expansion.runs[0]), read_only=read_only)
     plans: dict[str, RunPlan] = {}
     labels: dict[str, list[dict[str, str]]] = {}
     #: a run is planned once however often it is asked for
@@ -86,11 +86,15 @@ def prepare(expansion: Expansion) -> Sweep:
 def chosen_trials(expansion: Expansion) -> list[int | None]:
     """Per contest the place of the trial that an earlier launch of these words has chosen.
 
+    Only looks: nothing is written.
+
     Raises:
         ConfigError: as `prepare`.
     """
-    sweep = prepare(expansion)
-    if not expansion.contests or not (sweep.folder / CONTENT).exists():
+    if not expansion.contests:
+        return []
+    sweep = prepare(expansion, read_only=True)
+    if not (sweep.folder / CONTENT).exists():
         return [None] * len(expansion.contests)
     choices = {contest.key: contest.choice for contest in read_sweep(sweep.folder).contests}
     found = [choices.get(key) for key in sweep.keys]
