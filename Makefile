@@ -26,11 +26,11 @@ check: setup
 	$(BIN)/mypy
 
 test: check
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore=tests/stages --ignore=tests/chaos --ignore=tests/browser --ignore=tests/latex
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore=tests/stages --ignore=tests/processes --ignore=tests/chaos --ignore=tests/browser --ignore=tests/latex
 
-# whole runs of every factor: a few minutes more
+# whole runs of every factor, and sweeps whose processes die: ten minutes more
 runs-test: setup
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests/stages
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests/stages tests/processes
 
 # the report in a real browser, which is installed where it is missing (root, Debian's chromium)
 browser-test: setup

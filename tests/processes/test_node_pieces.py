@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sweeps import stage_claim, striking, sweep_of
-
 from ablate.launch import failed
 from ablate.launch.jobs import jobs_of
 from ablate.launch.sweep import Sweep
 from ablate.store import records
+from sweeps import stage_claim, striking, sweep_of
 
 CODE = (
     "import json, sys; from ablate.launch import node\n"

@@ -5,7 +5,6 @@ import signal
 from pathlib import Path
 
 import pytest
-from sweeps import go, striking, sweep_of
 
 from ablate.errors import ConfigError
 from ablate.launch import local
@@ -14,6 +13,7 @@ from ablate.launch.local import State
 from ablate.launch.sweep import thaw
 from ablate.stages.forks import death
 from ablate.store import records
+from sweeps import go, striking, sweep_of
 
 
 def test_shared_stages_are_jobs_of_their_own_and_come_first(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sweeps import go, striking, sweep_of
 
 from ablate.config.compose import compose
 from ablate.config.expand import Expansion
@@ -37,9 +36,10 @@ from ablate.launch.slurm import _runs_per_job, batches
 from ablate.launch.sweep import freeze, prepare, thaw
 from ablate.store import records
 from smallrun import SMALL
+from sweeps import go, striking, sweep_of
 
-HERE = "launch/test_what_others_suffer.py"
-POOL, SLURM = "launch/test_local_pool.py", "slurm/test_slurm_sweep.py"
+HERE = "processes/test_what_others_suffer.py"
+POOL, SLURM = "processes/test_local_pool.py", "slurm/test_slurm_sweep.py"
 SHOWN_BY = {
     1: [(POOL, "test_a_killed_job_and_a_failing_job_cost_one_run_each"),
         (SLURM, "test_rough_weather")],
@@ -48,7 +48,7 @@ SHOWN_BY = {
     3: [(HERE, "test_editing_a_level_changes_nothing_that_is_frozen"),
         (SLURM, "test_rough_weather")],
     4: [(SLURM, "test_cancel_and_retry"),
-        ("launch/test_bad_disks.py",
+        ("processes/test_bad_disks.py",
          "test_a_sweep_whose_disk_fails_ends_clearly_and_retry_completes_it")],
     5: [(HERE, "test_every_failed_run_keeps_its_own_cause_and_log")],
     6: [(HERE, "test_two_launchers_at_once_do_everything_once")],

@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sweeps import go, sweep_of
-
 from ablate.launch.pools import at_work, pools
 from ablate.launch.status import sweep_status
 from ablate.store import claims, files, records
 from ablate.store.layout import Layout
 from smallrun import SMALL
+from sweeps import go, sweep_of
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -6,12 +6,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from sweeps import go, stage_claim, striking, sweep_of
-
 from ablate.launch.status import sweep_status
 from ablate.store import crash, files, records
 from ablate.store.layout import Layout
 from smallrun import SMALL
+from sweeps import go, stage_claim, striking, sweep_of
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
