@@ -1,4 +1,4 @@
-"""The table of the training benchmarks in README.md, from benchmarks/results/*.json.
+"""The table of benchmarks in README.md, from benchmarks/results/*.json.
 
 python benchmarks/summary.py            prints it
 python benchmarks/summary.py --write    puts it between the marks in README.md
@@ -6,6 +6,7 @@ python benchmarks/summary.py --write    puts it between the marks in README.md
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,16 @@ def _machines() -> list[str]:
         if model:
             parts.append(f"width {model['width']}, {model['layers']} layers, {VOCABULARY} words")
         lines.append(", ".join([*parts, f"torch {found['versions']['torch']}"]))
+    sweeps, tables, sampling = (_read(f"{name}_speed") for name in ("sweeps", "tables", "sampling"))
+    if sweeps:
+        loads = ", ".join(f"{name} {found['load_before']}" for name, found in sweeps.items())
+        dates = max(found["date"] for found in sweeps.values())
+        lines.append(f"- `sweeps_speed`: {dates}, 2 cores, load before: {loads}")
+    if tables:
+        lines.append(f"- `tables_speed`: 2 cores, load before {tables['load_before']:.1f}")
+    if sampling:
+        load = sampling["machine"]["load_before"]
+        lines.append(f"- `sampling_speed`: {sampling['date']}, 2 cores, load before {load}")
     return lines
 
 
@@ -142,7 +153,70 @@ def _rows() -> list[tuple[str, str, str]]:
                 "2",
             )
         )
+    return rows + _other_rows()
+
+
+def _other_rows() -> list[tuple[str, str, str]]:
+    """Sweeps, tables and sampling."""
+    rows: list[tuple[str, str, str]] = []
+    sweeps = _read("sweeps_speed")
+    if sweeps:
+        again = sweeps["again"]
+        rows += [
+            (
+                "twelve runs in one sweep: processor time over that of twelve commands with "
+                "nothing shared",
+                _told(_spread(sweeps["grid"]["ratios"])),
+                "0.33",
+            ),
+            (
+                "two local workers: runs per hour over one worker's",
+                _told(_spread(sweeps["pool"]["ratios"])),
+                "1.6",
+            ),
+            (
+                "a finished sweep of 1,000 runs again, seconds",
+                _told(_spread(again["repeat_seconds"]), 1),
+                "10",
+            ),
+            ("its `plan`, seconds", _told(_spread(again["plan_seconds"]), 1), "10"),
+            (
+                "`plan` of 1,000 runs in an empty store, seconds",
+                _told(_spread(again["plan_empty_seconds"]), 1),
+                "10",
+            ),
+            (
+                "`status` of 10,000 records, seconds",
+                _told(_spread(sweeps["status"]["seconds"]), 1),
+                "2",
+            ),
+        ]
+    tables = _read("tables_speed")
+    if tables:
+        rows.append(
+            (
+                "a table from 10,000 runs with 10 million answers (compacted), seconds beyond "
+                f"imports; {tables['reward']['peak_mib']} MiB",
+                f"{tables['reward']['work_s']:.1f}",
+                "2",
+            )
+        )
+    sampling = _read("sampling_speed")
+    if sampling:
+        rows.append(
+            (
+                "the default world's pool: responses per second on two cores",
+                str(sampling["settings"][0]["per_second"]),
+                str(sampling["target_per_second"]),
+            )
+        )
     return rows
+
+
+def _spread(figures: list[float]) -> dict[str, float]:
+    return {
+        "median": statistics.median(figures), "lowest": min(figures), "highest": max(figures),
+    }  # fmt: skip
 
 
 def _told(figure: dict[str, float], digits: int = 2) -> str:

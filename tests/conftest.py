@@ -13,6 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# CI judges every change by the same examples; on people's machines new ones are looked for
+settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("ABLATE_CI"):
+    settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,26 @@ class ConfigError(AblateError):
     """The configuration asks for something unknown, contradictory or impossible."""
 
 
+class MemoryShort(ConfigError):
+    """Memory ran out in one of several processes, which can only begin again together.
+
+    Args:
+        budget: tokens of a forward pass to begin again with, and how often they were halved.
+    """
+
+    def __init__(self, budget: dict[str, int]) -> None:
+        self.budget = budget
+        tokens = budget["tokens_per_device"]
+        super().__init__(
+            f"memory does not suffice for training.tokens_per_device={2 * tokens} in one of "
+            f"several processes. Try training.tokens_per_device={tokens}"
+        )
+
+    def __reduce__(self) -> tuple[type["MemoryShort"], tuple[dict[str, int]]]:
+        # it comes to the process that watches through a pipe
+        return MemoryShort, (self.budget,)
+
+
 class DataError(AblateError):
     """A dataset, a stored table or a file does not hold what it promises."""
 

@@ -77,6 +77,49 @@ def test_what_every_process_refuses_is_said_once(tmp_path: Path) -> None:
     assert multiprocessing.active_children() == []
 
 
+#: the second process has memory for few tokens, and every process believes in more
+SCARCE = """
+import os, torch
+import ablate.training.policy as policy
+import ablate.training.rpo as rpo
+whole = rpo.scored_group
+def scarce(model, batch, *rest, **named):
+    if os.environ.get("RANK") == "1" and batch["input_ids"].numel() > 128:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 GiB.")
+    return whole(model, batch, *rest, **named)
+rpo.scored_group = scarce
+policy.tokens_for = lambda *_: 256
+"""
+#: runs the command with that module in the server from which processes are forked
+WITH_SCARCE = """
+import sys
+from ablate.stages import forks
+forks.PRELOAD.append("scarce")
+from ablate.cli.main import run
+run(sys.argv[1:])
+"""
+
+
+def test_memory_that_runs_out_in_one_process_halves_the_tokens_of_all(
+    alone: Outcome, tmp_path: Path
+) -> None:
+    (tmp_path / "scarce.py").write_text(SCARCE)
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_SCARCE, *SMALL, *RUN, "runtime.processes=2"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("all begin again with training.tokens_per_device=128") == 1
+    (path,) = (tmp_path / "results" / "runs").glob("*/1/record.json")
+    record = json.loads(path.read_text())
+    (policy,) = [stage["result"] for stage in record["stages"] if stage["name"] == "policy"]
+    assert policy["computed"] == {"shared_prompt": "on", "tokens_per_device": 128, "halvings": 1}
+    steps = pd.read_parquet(path.parent / "train.parquet")
+    assert steps["step"].tolist() == steps_of(alone)["step"].tolist()
+    same_run(alone, steps, record["metrics"])
+
+
 def in_the_background(act: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=act)
     thread.start()

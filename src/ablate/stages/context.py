@@ -33,6 +33,8 @@ class Context:
     leads: bool = True
     #: where a training is saved when the scheduler wants the machine back, and found again
     partial: Path | None = None
+    #: tokens of a forward pass and how often they were halved, where memory ran out before
+    budget: dict[str, int] | None = None
 
 
 @contextmanager

@@ -88,6 +88,7 @@ def run(context: Context) -> None:
         report=context.report,
         log=context.log,
         partial=context.partial,
+        budget=context.budget,
     )
     if not context.leads:
         return

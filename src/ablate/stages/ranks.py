@@ -2,17 +2,19 @@
 
 import contextlib
 import os
+import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from ablate import preemption
-from ablate.errors import AblateError, ConfigError, StageFailed
+from ablate.errors import AblateError, ConfigError, MemoryShort, StageFailed
 from ablate.stages.compute import compute_here, prepare_machine, share_weights
 from ablate.stages.context import Context
 from ablate.stages.forks import death, die_with_parent, fork_context, start
@@ -42,7 +44,8 @@ def compute_on_ranks(stage: Stage, context: Context, size: int) -> None:
 
     Rank 0 writes into the stage's folder; what others write goes into folders that are removed.
     The first failure ends all of them. No rank outlives this process. A wish of the scheduler is
-    passed on to all ranks, which agree on the step after which they save and end.
+    passed on to all ranks, which agree on the step after which they save and end. Where memory
+    runs out in one, all begin again with half the tokens per forward pass.
 
     Raises:
         Preempted: the ranks ended because this process was asked to.
@@ -51,6 +54,24 @@ def compute_on_ranks(stage: Stage, context: Context, size: int) -> None:
         ConfigError: fewer GPUs than ranks.
     """
     _check_gpus(stage, size)
+    budget = context.budget
+    while True:
+        try:
+            _compute(stage, replace(context, budget=budget), size)
+            return
+        except MemoryShort as error:
+            budget = error.budget
+            print(
+                f"{stage.title}: memory ran out in one of {size} processes; all begin again with "
+                f"training.tokens_per_device={budget['tokens_per_device']}",
+                file=sys.stderr,
+            )
+            for path in context.out.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _compute(stage: Stage, context: Context, size: int) -> None:
+    """One try of the ranks."""
     with (
         scratch(context.out.parent, "ranks") as private,
         _rendezvous() as port,
@@ -102,7 +123,9 @@ def _start(
             out = private / str(number)
             out.mkdir()
         mine, theirs = forks.Pipe(duplex=False)
-        arguments = (stage, context.inputs, out, context.partial, number, size, port, theirs)
+        # what it reports goes through the pipe
+        given = (context.inputs, out, context.partial, context.budget)
+        arguments = (stage, *given, number, size, port, theirs)
         process = forks.Process(target=_rank, args=arguments, name=f"rank {number}")
         ranks.append(_Rank(number, process, mine))
         start(process)
@@ -191,6 +214,7 @@ def _rank(
     inputs: dict[str, Path],
     out: Path,
     partial: Path | None,
+    budget: dict[str, int] | None,
     number: int,
     size: int,
     port: int,
@@ -225,7 +249,9 @@ def _rank(
     try:
         prepare_machine(stage.run, size)
         share_weights(stage)
-        context = Context(stage.params, inputs, out, stage.run, report, log, leads, partial)
+        context = Context(
+            stage.params, inputs, out, stage.run, report, log, leads, partial, budget
+        )
         compute_here(stage, context)
         leave_group()
     except preemption.Preempted as wish:

@@ -104,7 +104,7 @@ class Budget:
         self.tokens = max(1, self.tokens // 2)
         self.halvings += 1
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, int]:
         """What an interrupted training must remember, and a record tells."""
         return {"tokens_per_device": self.tokens, "halvings": self.halvings}
 

@@ -96,6 +96,7 @@ def train_policy(
     report: Report | None = None,
     log: Log | None = None,
     partial: Path | None = None,
+    budget: dict[str, int] | None = None,
 ) -> PolicyResult:
     """Train `model` in place on groups of responses.
 
@@ -116,6 +117,8 @@ def train_policy(
         log: called after each step with (step, metrics).
         partial: where the training is saved when the process is asked to end, and taken up again
             if it was: the weights are then those of an uninterrupted training.
+        budget: tokens per forward pass and halvings (as in `PolicyResult.computed`), where an
+            earlier try on several processes ran out of memory.
 
     Raises:
         Preempted: the process was asked to end (`ablate.preemption`), after the step was finished.
@@ -123,6 +126,7 @@ def train_policy(
         ModelError: a sequence longer than the model's context, or `training.shared_prompt=on` with
             a model that cannot take packed rows.
         ConfigError: a batch size that does not divide, or memory for less than one prompt.
+        MemoryShort: memory ran out on one of several processes; begin again with its `budget`.
     """
     optimisation = _optimisation(training)
     micro_batch(optimisation)
@@ -213,6 +217,8 @@ def train_policy(
             saved.restore_checkpoints(watch.folder)
             watch.load(saved.state())
             trainer.load_own_state(saved.state())
+        if budget is not None:
+            trainer.budget.load_state(budget)
         try:
             with preemption.saving():
                 trainer.train(resume_from_checkpoint=None if saved is None else saved.trainer)

@@ -9,6 +9,7 @@ import torch
 from accelerate import DistributedType
 from torch import Tensor
 
+from ablate.errors import MemoryShort
 from ablate.models.sharing import attending
 from ablate.training.budget import Budget, forget
 from ablate.training.source import GroupSource
@@ -140,12 +141,16 @@ class SteppedTrainer(GroupTrainer):
     def _make_room(self, error: RuntimeError) -> None:
         """Halves the budget where memory ran out; raises any other error again.
 
-        Several processes cannot begin again: the others wait for this one's gradients.
+        Raises:
+            MemoryShort: one of several processes cannot begin a step again, because the others
+                wait for its gradients: whoever started them has to.
         """
-        if self.accelerator.num_processes > 1 or not self.budget.found:
+        if not self.budget.found:
             self.budget.explain(error)
             raise error
         self.budget.halve(error)
+        if self.accelerator.num_processes > 1:
+            raise MemoryShort(self.budget.state()) from error
 
     def _begin_again(self) -> None:
         """Undoes what a failed attempt at a step left."""
