@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fakeslurm import FakeSlurm
-from sweeps import sweep_of
 
 from ablate import preemption
 from ablate.cli import cancel, retry, status
@@ -19,6 +17,8 @@ from ablate.launch.hopeless import cancel_hopeless
 from ablate.launch.status import RunStatus, sweep_status
 from ablate.launch.sweep import Sweep
 from ablate.store import files, records
+from fakeslurm import FakeSlurm
+from sweeps import sweep_of
 
 JOB = """
 import sys

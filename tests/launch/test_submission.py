@@ -10,10 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fakeslurm import FakeSlurm
 from omegaconf import OmegaConf
 from submitit.core.utils import DelayedSubmission
-from sweeps import sweep_of
 
 from ablate.config.launcher import SlurmConfig, slurm_config
 from ablate.config.levels import conf_dir
@@ -21,7 +19,9 @@ from ablate.errors import ConfigError
 from ablate.launch.jobs import JOB_KINDS
 from ablate.launch.slurm import submit, submitted
 from ablate.stages.registry import KINDS
+from fakeslurm import FakeSlurm
 from smallrun import SMALL, run
+from sweeps import sweep_of
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

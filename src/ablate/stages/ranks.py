@@ -249,9 +249,7 @@ def _rank(
     try:
         prepare_machine(stage.run, size)
         share_weights(stage)
-        context = Context(
-            stage.params, inputs, out, stage.run, report, log, leads, partial, budget
-        )
+        context = Context(stage.params, inputs, out, stage.run, report, log, leads, partial, budget)
         compute_here(stage, context)
         leave_group()
     except preemption.Preempted as wish:
