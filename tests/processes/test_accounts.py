@@ -14,6 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from ablate.config.compose import compose
+from ablate.config.expand import Expansion
+from ablate.errors import StoreError
+from ablate.launch.sweep import freeze, prepare
 from ablate.store.layout import Layout
 from smallrun import SMALL
 
@@ -99,6 +103,8 @@ def test_two_accounts_share_a_store(place: Path, ablate: Ablate) -> None:
     assert more > runs
     closed = [p for p in store.root.rglob("*") if store.sweeps not in [p, *p.parents]]
     assert [p for p in closed if not p.stat().st_mode & 0o040] == []
+    # whoever takes over or frees what another made has to write there
+    assert [p for p in closed if p.is_dir() and not p.stat().st_mode & 0o020] == []
     # each sees the records of both, and the own launch; folders stay private
     (hers,) = [path for path in store.sweeps.iterdir() if path.stat().st_uid == ANNE]
     his = [path.name for path in store.sweeps.iterdir() if path.stat().st_uid == BEN]
@@ -111,3 +117,25 @@ def test_two_accounts_share_a_store(place: Path, ablate: Ablate) -> None:
     refused = ablate(BEN, "cache", "prune")
     assert refused.returncode == 2
     assert "of other accounts" in refused.stderr
+
+
+def test_of_two_that_launch_at_the_same_moment_one_is_asked_to_repeat(place: Path) -> None:
+    """The folder came to be between planning and freezing, and is another's."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become another account")
+    words = [*SMALL, f"results_dir={place}/group/results"]
+    sweep = prepare(Expansion([compose(words)], [{}]))
+    sweep.folder.mkdir(mode=0o700, parents=True)
+    os.chown(sweep.folder, ANNE, GROUP)
+    child = os.fork()
+    if child == 0:
+        os.setgroups([GROUP])
+        os.setresgid(BEN, BEN, BEN)
+        os.setresuid(BEN, BEN, BEN)
+        try:
+            freeze(sweep, ["seed=0"], "local", {})
+        except StoreError as error:
+            os._exit(0 if "another account" in str(error) else 2)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert list(sweep.folder.iterdir()) == []

@@ -24,6 +24,7 @@ from ablate.stages.complete import Outcome, complete
 from ablate.stages.context import Report
 from ablate.stages.execute import Silent
 from ablate.stages.graph import Stage, plan
+from ablate.stages.ranks import _LoggedOnce
 from smallrun import SMALL
 
 # 24 prompts in batches of 10: the last batch is uneven; the reward model has one of its own
@@ -100,17 +101,24 @@ run(sys.argv[1:])
 """
 
 
-def test_memory_that_runs_out_in_one_process_halves_the_tokens_of_all(
-    alone: Outcome, tmp_path: Path
-) -> None:
-    (tmp_path / "scarce.py").write_text(SCARCE)
+def with_scarce_memory(folder: Path, *words: str) -> str:
+    """What a run of two processes says, one of which is short of memory."""
+    (folder / "scarce.py").write_text(SCARCE)
     done = subprocess.run(
-        [sys.executable, "-c", WITH_SCARCE, *SMALL, *RUN, "runtime.processes=2"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        [sys.executable, "-c", WITH_SCARCE, *SMALL, *RUN, "runtime.processes=2", *words],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("all begin again with training.tokens_per_device=128") == 1
+    return done.stderr
+
+
+def test_memory_that_runs_out_in_one_process_halves_the_tokens_of_all(
+    alone: Outcome, tmp_path: Path
+) -> None:
+    told = with_scarce_memory(tmp_path)
+    assert told.count("policy: memory ran out in one of 2 processes") == 1
+    assert "all begin again with training.tokens_per_device=128" in told
     (path,) = (tmp_path / "results" / "runs").glob("*/1/record.json")
     record = json.loads(path.read_text())
     (policy,) = [stage["result"] for stage in record["stages"] if stage["name"] == "policy"]
@@ -118,6 +126,27 @@ def test_memory_that_runs_out_in_one_process_halves_the_tokens_of_all(
     steps = pd.read_parquet(path.parent / "train.parquet")
     assert steps["step"].tolist() == steps_of(alone)["step"].tolist()
     same_run(alone, steps, record["metrics"])
+
+
+def test_an_implicit_reward_is_begun_again_too(tmp_path: Path) -> None:
+    told = with_scarce_memory(tmp_path, "reward=implicit", "training.max_steps=1")
+    assert told.count("reward model (implicit): memory ran out in one of 2 processes") == 1
+
+
+def test_of_a_training_that_is_begun_again_what_is_new_is_logged() -> None:
+    lines: list[int] = []
+    once = _LoggedOnce(lambda step, metrics: lines.append(step))
+    for step in (1, 2):
+        once(step, {})
+    once.begin_again()
+    # short of memory again before it came as far
+    once(1, {})
+    once.begin_again()
+    for step in (1, 2, 3, 4):
+        once(step, {})
+    # a second training of the stage counts anew
+    once(1, {})
+    assert lines == [1, 2, 3, 4, 1]
 
 
 def in_the_background(act: Callable[[], None]) -> threading.Thread:

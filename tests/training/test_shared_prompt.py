@@ -141,6 +141,15 @@ def test_where_memory_runs_out_the_step_is_done_again_by_halves(
     assert_same(kept.values, gradient)
 
 
+def test_tokens_are_halved_until_the_micro_batches_change():
+    """131,072 tokens found, 60 in use: seven thousand would be the same pass once more."""
+    budget = Budget(131_072, None, found=True)
+    assert len(budget.split(range(4), lambda position: (1, 15), packed=True)) == 1
+    budget.halve(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 GiB."))
+    assert budget.state() == {"tokens_per_device": 32, "halvings": 1}
+    assert budget.split(range(4), lambda position: (1, 15), packed=True) == [[0, 1], [2, 3]]
+
+
 def test_one_prompt_that_does_not_fit_is_told(make_model, make_groups, tokenizer, tmp_path):
     model = make_model()
     Full(model, 1)

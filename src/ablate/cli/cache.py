@@ -30,6 +30,9 @@ def main(argv: Sequence[str]) -> int:
     stages = usage(layout)
     pending = _pending(layout)
     free = [stage for stage in stages if not stage.users and stage.identity not in pending]
+    if closed_sweeps(layout):
+        # what those need cannot be seen
+        free = []
     if not words:
         _list(console, layout, stages, free)
         return 0
@@ -65,7 +68,7 @@ def _list(console: Console, layout: Layout, stages: list[Usage], free: list[Usag
         )
     console.print(f"{layout.root.resolve()}: {_size(sum(stage.bytes for stage in stages))}")
     console.print(table)
-    if free and not closed_sweeps(layout):
+    if free:
         console.print(f"[dim]`ablate cache prune` shows {len(free)} stages that no record needs[/]")
 
 

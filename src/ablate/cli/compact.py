@@ -9,6 +9,7 @@ from ablate.results import TABLES, Damaged, load_study
 from ablate.results.compact import compact
 from ablate.results.sweeps import copy_sweeps
 from ablate.store.layout import Layout
+from ablate.store.sweeps import closed_sweeps
 
 EPILOG = """Tables and reports then read those files; runs that finish later are read beside them,
 and compacting again takes them in. Nothing is removed from the store.
@@ -54,5 +55,8 @@ def main(argv: Sequence[str]) -> int:
     done = compact(layout, tables, target=target, ids=ids, whole=whole, single=args.small)
     if target is not None:
         copy_sweeps(layout, target, args.sweep or None)
+        closed = closed_sweeps(layout)
+        if closed and not args.sweep:
+            print(f"{len(closed)} sweeps of other accounts are private and not in the copy")
     print(f"{done.runs:,} runs in {done.bytes / 2**20:.1f} MB: {done.folder}")
     return tell_damaged([Damaged(identity, reason) for identity, reason in done.damaged])

@@ -27,7 +27,7 @@ def launching(layout: Layout, name: str) -> Iterator[None]:
     Raises:
         StoreError: the store cannot be written.
     """
-    with claims.held(layout.claims / f"{_own(name)}@{secrets.token_hex(4)}"):
+    with claims.held(layout.claims / f"{_own(name)}{secrets.token_hex(4)}"):
         yield
 
 
@@ -53,7 +53,7 @@ def readers(layout: Layout, name: str) -> str | None:
 
 
 def _own(name: str) -> str:
-    return f"launch-{name}@{socket.gethostname()}.{getpid()}"
+    return f"launch-{name}@{socket.gethostname()}.{getpid()}@"
 
 
 def differing(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:

@@ -152,8 +152,16 @@ def freeze(
 
     Returns:
         what a person must be told: words of this launch that are not taken.
+
+    Raises:
+        StoreError: another account has launched the same runs since they were planned.
     """
     sweep.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if own_name(sweep.layout, sweep.name) != sweep.name:
+        raise StoreError(
+            "another account has just launched the same runs. Give the command again: it takes a "
+            "folder of its own, and finds in the store what is done"
+        )
     with claims.claimed(sweep.layout.claims / f"sweep-{sweep.name}", done=lambda: False):
         told = _freeze_runs(sweep)
         words = [scrub(word) for word in command]

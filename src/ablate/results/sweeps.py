@@ -65,6 +65,7 @@ def sweep_folders(layout: Layout, name: str) -> list[Path]:
     if found:
         return found
     begins = [folder for folder in known if folder.name.startswith(name)]
+    begins = [folder for folder in begins if folder.name == name] or begins
     if len(begins) == 1:
         return begins
     listed = [folder.name + "".join(f" ({title})" for title in named[folder]) for folder in known]
@@ -182,7 +183,9 @@ def load_study(root: str | Path, sweep: str | None = None) -> Study:
         analysis |= analysis_of({"overrides": one.overrides})
     asked = {identity: one for one in found for identity in one.runs}
     runs = read_runs(root, asked)
-    lacking = [*_lacking(layout, asked, runs), *(row for one in found for row in _awaited(one))]
+    # several accounts may have launched one sweep
+    awaited = {row["id"]: row for one in found for row in _awaited(one)}
+    lacking = [*_lacking(layout, asked, runs), *awaited.values()]
     return Study(
         _in_study(runs.frame, found),
         _in_study(pd.DataFrame(lacking), found),
@@ -190,7 +193,7 @@ def load_study(root: str | Path, sweep: str | None = None) -> Study:
         sweep,
         analysis,
         tuple(dict.fromkeys(typed(words) for one in found for words in one.commands)),
-        [note for one in found for note in _choices(one, runs.frame)],
+        list(dict.fromkeys(note for one in found for note in _choices(one, runs.frame))),
     )
 
 

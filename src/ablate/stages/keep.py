@@ -12,7 +12,7 @@ from ablate.stages.graph import Stage
 from ablate.store import files, records
 from ablate.store.layout import Layout
 from ablate.store.records import Record
-from ablate.store.sweeps import read_sweep, sweeps
+from ablate.store.sweeps import closed_sweeps, read_sweep, sweeps
 
 RESULT = "result.json"
 
@@ -21,13 +21,13 @@ def reduce_policies(rounds: Sequence[Stage], layout: Layout, record: Record, kee
     """Keeps of a recorded run's policies what was asked, and frees the rest.
 
     A policy that an unfinished run of a frozen sweep needs too stays whole: the last of these runs
-    comes here again.
+    comes here again. So do all beside sweeps of other accounts, which cannot be read.
 
     Args:
         rounds: the policy stages of the run, the last round last; only that one's weights stay.
         keep: all, best (the checkpoint that was evaluated), last, adapter (of the best) or none.
     """
-    if keep == "all":
+    if keep == "all" or closed_sweeps(layout):
         return
     needed = _needed_by_others(layout, record.identity)
     for stage in rounds:

@@ -16,13 +16,30 @@ from typing import Any
 from ablate import preemption
 from ablate.errors import AblateError, ConfigError, MemoryShort, StageFailed
 from ablate.stages.compute import compute_here, prepare_machine, share_weights
-from ablate.stages.context import Context
+from ablate.stages.context import Context, Log
 from ablate.stages.forks import death, die_with_parent, fork_context, start
 from ablate.stages.graph import Stage
 from ablate.store.files import scratch
 
 #: seconds for the other ranks to notice that one has failed and to say what they saw
 GRACE_SECONDS = 3.0
+
+
+class _LoggedOnce:
+    """Passes lines of metrics on, of a training that is begun again those that are new."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._step = self._known = 0
+
+    def __call__(self, step: int, metrics: dict[str, float]) -> None:
+        if step > self._known:
+            self._step, self._known = step, 0
+            self._log(step, metrics)
+
+    def begin_again(self) -> None:
+        """What was logged so far will come again."""
+        self._known = max(self._step, self._known)
 
 
 @dataclass
@@ -55,12 +72,17 @@ def compute_on_ranks(stage: Stage, context: Context, size: int) -> None:
     """
     _check_gpus(stage, size)
     budget = context.budget
+    once = _LoggedOnce(context.log)
     while True:
         try:
-            _compute(stage, replace(context, budget=budget), size)
+            _compute(stage, replace(context, budget=budget, log=once), size)
             return
         except MemoryShort as error:
+            if budget is not None and error.budget["halvings"] <= budget["halvings"]:
+                # not taken up: it would run out again and again
+                raise
             budget = error.budget
+            once.begin_again()
             print(
                 f"{stage.title}: memory ran out in one of {size} processes; all begin again with "
                 f"training.tokens_per_device={budget['tokens_per_device']}",

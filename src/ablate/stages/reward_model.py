@@ -180,6 +180,7 @@ def _train_implicit(
         work_dir=context.out / "work",
         report=report,
         partial=context.partial,
+        budget=context.budget,
     )
     if result.divergence is not None:
         raise ConfigError(

@@ -189,14 +189,17 @@ def own_name(layout: Layout, name: str) -> str:
 
     Stages and records are shared all the same: they are named by what they hold.
     """
-    own = f"{name}.{os.geteuid()}"
+    ending = f".{os.geteuid()}"
+    if name.endswith(ending) or not _is_open(layout.sweeps):
+        return name
+    own = name + ending
     folder = layout.sweeps / name
     taken = folder.exists() and not (_is_open(folder) and os.access(folder, os.W_OK))
     return own if taken or (layout.sweeps / own).exists() else name
 
 
 def _folders(layout: Layout) -> list[Path]:
-    if not layout.sweeps.is_dir():
+    if not _is_open(layout.sweeps):
         return []
     return [path for path in layout.sweeps.iterdir() if path.is_dir()]
 

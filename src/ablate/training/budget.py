@@ -53,8 +53,8 @@ class Budget:
     def __init__(self, tokens: int, prompts: int | None, found: bool) -> None:
         self.tokens, self.prompts, self.found = tokens, prompts, found
         self.halvings = 0
-        #: prompts of the largest micro-batch so far of the current step
-        self._largest = 0
+        #: prompts of the step's micro-batch that has most of them, and tokens of the largest
+        self._largest = self._needed = 0
 
     def split(
         self, positions: Sequence[int], extent: Callable[[int], tuple[int, int]], packed: bool
@@ -66,7 +66,7 @@ class Budget:
             packed: whether short rows are joined; else all are padded to the longest.
         """
         parts: list[list[int]] = []
-        rows = longest = tokens = 0
+        rows = longest = tokens = self._needed = 0
         for position in positions:
             more, length = extent(position)
             widest = max(longest, length)
@@ -76,6 +76,8 @@ class Budget:
             if not parts or full or needed > self.tokens:
                 parts.append([])
                 rows, widest, tokens = 0, length, more * length
+                needed = tokens
+            self._needed = max(self._needed, needed)
             parts[-1].append(position)
             rows, longest = rows + more, widest
         self._largest = max((len(part) for part in parts), default=0)
@@ -102,6 +104,9 @@ class Budget:
         if self._largest <= 1:
             self.explain(error)
         self.tokens = max(1, self.tokens // 2)
+        while self.tokens >= self._needed > 1:
+            # it would be the same micro-batch once more
+            self.tokens = max(1, self.tokens // 2)
         self.halvings += 1
 
     def state(self) -> dict[str, int]:

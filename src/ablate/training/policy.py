@@ -218,7 +218,9 @@ def train_policy(
             watch.load(saved.state())
             trainer.load_own_state(saved.state())
         if budget is not None:
-            trainer.budget.load_state(budget)
+            # what was found here may be less
+            tokens = min(trainer.budget.tokens, budget["tokens_per_device"])
+            trainer.budget.load_state({**budget, "tokens_per_device": tokens})
         try:
             with preemption.saving():
                 trainer.train(resume_from_checkpoint=None if saved is None else saved.trainer)
