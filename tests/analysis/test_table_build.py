@@ -11,6 +11,7 @@ import pytest
 
 from ablate.analysis import AblationTable, Question, build, differences
 from ablate.analysis.notebook import View
+from ablate.analysis.reported import one_trial
 from ablate.errors import ConfigError, DataError
 from ablate.metrics import win_rate
 from ablate.results import load_study
@@ -341,6 +342,22 @@ def test_a_share_of_the_best_gain_is_of_the_reported_cells(root: Path) -> None:
     online = build(frame.assign(collection="online"), frame.iloc[:0], question)
     assert online.question.margin is None
     assert "≈" not in online.caption
+
+
+def test_a_cell_of_several_tuned_arms_says_what_tells_them_apart() -> None:
+    """Not that trials were added, and no setting that a level's name or the tuning explains."""
+    titles = {"dpo": "Direct Preference Optimization", "ipo": "Identity Preference Optimization"}
+    runs = [
+        {"phase": phase, "config.training.lr": lr, "seed": seed, "config.objective.name": name,
+         "config.objective.title": title, "reward/valid": lr}
+        for name, title in titles.items()
+        for phase, lr, seed in (("tune", 1e-4, 1000), ("tune", 3e-4, 1000), ("report", 3e-4, 0))
+    ]  # fmt: skip
+    frame = pd.DataFrame(runs).assign(row=[("4",)] * 6, col=[()] * 6)
+    with pytest.raises(ConfigError) as hit:
+        one_trial(frame, ["config.num_responses.k"], [], Question(choose_by="reward/valid"))
+    assert "mixes arms of the sweep" in str(hit.value)
+    assert "differ in objective.name (dpo, ipo). Add" in str(hit.value)
 
 
 def test_the_seeds_that_chose_are_refused_or_noted(root: Path) -> None:

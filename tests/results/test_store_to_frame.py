@@ -6,8 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ablate.analysis.measure import measure
 from ablate.errors import StoreError
 from ablate.results import load, load_eval, load_study, read_answers, read_runs
+from ablate.results.tables import read_tables
 from ablate.store import records
 from ablate.store.layout import Layout
 from madestore import answers, config_of, freeze, put
@@ -125,3 +127,20 @@ def test_an_empty_store_is_an_empty_frame(root: Path) -> None:
     assert study.lacking.empty
     with pytest.raises(StoreError, match="no results folder"):
         load_study(root / "nowhere")
+
+
+def test_a_run_that_stands_for_two_arms_is_read_once(root: Path) -> None:
+    """A study of K has a row of it for each match: its answers must not count twice."""
+    first, second = (
+        put(root, answers(mean, 1), objective=name) for mean, name in ((5.0, "dpo"), (6.0, "ipo"))
+    )
+    once = load(root)
+    twice = pd.concat([once, once], ignore_index=True)
+    assert len(read_tables(twice, "eval.parquet")) == len(read_tables(once, "eval.parquet"))
+    pairs = {second.identity: first.identity}
+    for column in ("repetition/test", "win_rate_baseline/test"):
+        alone, both = (measure(frame, column, pairs).set_index("id") for frame in (once, twice))
+        for name in (column, f"{column}/se", f"{column}/n"):
+            assert (
+                both.loc[second.identity, name].tolist() == [alone.loc[second.identity, name]] * 2
+            )

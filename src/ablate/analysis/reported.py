@@ -41,9 +41,16 @@ def one_trial(
             parts.append(part)
             continue
         name = "the cell " + title_of(rows, cols, *cell)
+        apart = _of_arms(part, mixed) if len(phases) == 2 else []
         told = "; ".join(
-            f"{arms.short(c)} ({', '.join(dict.fromkeys(part[c].map(arms.plain)))})" for c in mixed
+            f"{arms.short(c)} ({', '.join(dict.fromkeys(part[c].map(arms.plain)))})"
+            for c in _telling(part, apart or mixed)
         )
+        if apart:
+            raise ConfigError(
+                f"{name} mixes arms of the sweep, each with a best trial of its own, that differ "
+                f"in {told}. Add these to --rows or --cols, or choose with --where setting=value"
+            )
         if question.choose_by is None:
             raise ConfigError(
                 f"{name} mixes runs that differ in {told}. Add these to --rows or --cols, choose "
@@ -68,6 +75,32 @@ def one_trial(
     if not parts:
         raise DataError(NOT_YET)
     return pd.concat(parts).sort_index().copy(), tuned
+
+
+def _of_arms(part: pd.DataFrame, mixed: list[str]) -> list[str]:
+    """Settings that tell arms of a tuned sweep apart: every arm that was tried reports its value.
+
+    Of a tuned setting only the chosen values are reported.
+    """
+    made = part[part[PHASE] != TUNE]
+    tried = part[part[PHASE] == TUNE]
+    return [
+        c
+        for c in arms.trial_settings(made, mixed)
+        if set(tried[c].map(arms.plain)) == set(made[c].map(arms.plain))
+    ]
+
+
+def _telling(part: pd.DataFrame, names: list[str]) -> list[str]:
+    """The settings without those that a level's name among them stands for."""
+    plain = part[names].map(arms.plain)
+    kept = []
+    for c in names:
+        level = f"{'.'.join(c.split('.')[:2])}.name"
+        implied = level in names and c != level
+        if not implied or (plain.groupby(level)[c].nunique() > 1).any():
+            kept.append(c)
+    return kept
 
 
 def title_of(rows: list[str], cols: list[str], row: Key, col: Key) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ablate.cli.commands import COMMANDS
@@ -67,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
         console.print(f"\n  [bold]{factor}[/]  [dim]{meaning}[/]", highlight=False)
         table = _grid()
         for level in level_names(factor):
-            table.add_row(f"    {level}", level_summary(factor, level))
+            table.add_row(f"    {level}", escape(level_summary(factor, level)))
         console.print(table)
     console.print(
         "\nEvery setting of a level can be given as factor.setting=value; "

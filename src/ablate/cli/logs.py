@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from ablate.cli.store_words import split_words
 from ablate.errors import ConfigError, StoreError
+from ablate.launch.jobs import log_name, run_key
 from ablate.launch.status import sweep_status
 from ablate.store.sweeps import read_sweep, sweeps
 
@@ -23,9 +24,12 @@ def main(argv: Sequence[str]) -> int:
         if len(fitting) > 1:
             listed = ", ".join(status.identity[:12] for status in fitting[:8])
             raise StoreError(f"'{words[0]}' fits {len(fitting)} runs: {listed}")
-        log = fitting[0].log
-        if log is None:
-            raise StoreError(f"run {fitting[0].identity[:12]} ({fitting[0].state}) has no log yet")
+        (found,) = fitting
+        log = found.log or folder / "logs" / log_name(run_key(found.identity))
+        if not log.exists():
+            raise StoreError(
+                f"run {found.identity[:12]} ({found.state}) has left no log in this sweep"
+            )
         print(f"{log}\n", file=sys.stderr)
         sys.stdout.write(log.read_text(encoding="utf-8", errors="replace"))
         return 0

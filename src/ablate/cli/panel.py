@@ -10,6 +10,8 @@ from rich.text import Text
 from ablate.stages.complete import Outcome
 from ablate.store.records import Record
 
+#: objectives that the next step compares
+OTHERS = "dpo,simpo,rpo_bwd"
 SPLIT_TITLES = {"valid": "valid", "test": "test", "ood": "out of distribution"}
 
 
@@ -60,7 +62,9 @@ def _body(outcome: Outcome) -> Table:
     body.add_row("")
     body.add_row(f"record     {record.path}")
     body.add_row(f"read it    ablate show {record.short}")
-    body.add_row("next       the same words with objective=dpo,simpo,rpo_bwd seed=0,1,2 -m")
+    # an order alone gives rpo_bwd nothing to match
+    others = "dpo,simpo,ipo" if record.data["config"]["reward"]["name"] == "labels" else OTHERS
+    body.add_row(f"next       the same words with objective={others} seed=0,1,2 -m")
     return body
 
 

@@ -1,6 +1,7 @@
 """Composition through Hydra, and freezing: from words on a command line to a validated run."""
 
 import contextlib
+import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,10 @@ def _explain(error: Exception, config_dirs: Sequence[str]) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None:
         name = str(error.missing_cfg_file or "")
         group, _, level = name.rpartition("/")
-        known = ", ".join(option for option in error.options if not option.startswith("_"))
-        return f"there is no {group or 'level'} '{level}'. Known: {known}"
+        options = [option for option in error.options if not option.startswith("_")]
+        close = difflib.get_close_matches(level, options, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        return f"there is no {group or 'level'} '{level}'.{hint} Known: {', '.join(options)}"
     cause = error.__cause__
     if isinstance(error, ConfigCompositionException) and cause is not None:
         key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
@@ -122,6 +125,9 @@ def _explain(error: Exception, config_dirs: Sequence[str]) -> str:
         if key and "not in struct" in first:
             return f"there is no setting '{key}' ({text.splitlines()[0]})"
         return first
+    if text.startswith("Ambiguous value"):
+        word = text.splitlines()[0].partition("'")[2].rpartition("'")[0]
+        return f"{word}: several alternatives make a sweep, add -m"
     if isinstance(error, OverrideParseException):
         return f"'{error.override}' is not of the form factor=level or setting=value"
     return text.splitlines()[0]

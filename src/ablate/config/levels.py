@@ -58,12 +58,21 @@ def read_level(group: str, name: str, search: Sequence[Path | str] = ()) -> dict
 
 
 def level_summary(group: str, name: str, search: Sequence[Path | str] = ()) -> str:
-    """The first comment line of a level file, which says what the level is."""
+    """The first sentence of the comment that begins a level file and says what the level is."""
+    words: list[str] = []
     for line in level_path(group, name, search).read_text(encoding="utf-8").splitlines():
         text = line.strip()
-        if text.startswith("#") and not text.startswith("# @package"):
-            return text.lstrip("#").strip()
-    return ""
+        if text.startswith("# @package"):
+            continue
+        if not text.startswith("#"):
+            if words:
+                break
+            continue
+        words.append(text.lstrip("#").strip())
+        if words[-1].endswith("."):
+            break
+    first, stop, _ = " ".join(words).partition(". ")
+    return first + stop.strip()
 
 
 def _folders(search: Sequence[Path | str]) -> list[Path]:

@@ -95,7 +95,7 @@ def run_tables(frame: pd.DataFrame, name: str, split: str | None = None) -> list
     """A table of the runs of a frame from `load`; runs that left none are in none of the parts.
 
     Args:
-        frame: with the columns id and path.
+        frame: with the columns id and path; a run that is there twice is read once.
         split: only rows of this split.
 
     Raises:
@@ -103,7 +103,8 @@ def run_tables(frame: pd.DataFrame, name: str, split: str | None = None) -> list
     """
     parts: list[RunTable] = []
     roots: dict[Path, list[tuple[str, Path]]] = {}
-    for identity, path in zip(frame["id"], frame["path"], strict=True):
+    # a run that stands for several arms of a study is in the frame several times
+    for identity, path in dict(zip(frame["id"], frame["path"], strict=True)).items():
         roots.setdefault(Path(path).parents[2], []).append((str(identity), Path(path)))
     for root, runs in roots.items():
         layout = Layout(root)

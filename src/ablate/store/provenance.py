@@ -111,7 +111,9 @@ def _git(folder: Path) -> tuple[dict[str, Any] | None, bytes]:
         return None, b""
 
     def git(*words: str) -> bytes:
-        command = ["git", "-C", str(folder), *words]
+        # only looks: a refreshed index of somebody's checkout would need its lock, which stays
+        # behind where this process is killed
+        command = ["git", "--no-optional-locks", "-C", str(folder), *words]
         return subprocess.run(command, capture_output=True, check=False).stdout
 
     diff = git("diff", "--no-ext-diff", "--no-textconv", "--no-color", "HEAD")
