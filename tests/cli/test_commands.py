@@ -22,7 +22,14 @@ def test_one_run_then_the_same_again_then_lists(ablate: Command, tmp_path: Path)
     for part in ("judge reward, SFT", "judge reward, trained", "win rate", "KL", "length",
                  "record", "next"):  # fmt: skip
         assert part in first.stdout
-    assert first.stderr == ""
+    # what a log shows while it waits: a line as each stage begins, and one when it ended
+    told = first.stderr.splitlines()
+    assert told[0] == "… SFT policy"
+    assert [line for line in told if not line.startswith(("… ", "✓ "))] == []
+    assert told.index("… policy") + 1 == next(
+        n for n, line in enumerate(told) if line.startswith("✓ policy")
+    )
+    assert "✓" not in first.stdout
     # the store is the only thing that a run leaves
     assert [path.name for path in (tmp_path / "cwd").iterdir()] == ["results"]
 
@@ -230,9 +237,20 @@ def test_sample_says_whose_responses_it_shows(ablate: Command, tmp_path: Path) -
     path = tmp_path / "prefs.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows))
     kept = [word for word in SMALL if not word.startswith(("dataset.", "base_model.sft.steps"))]
-    given = ablate("sample", *kept, "dataset=local", f"dataset.path={path}", "num_responses=2",
-                   "reward=labels", "objective=dpo", "base_model.sft.steps=2")  # fmt: skip
+    # neither K nor a reward that the file can give: sampling uses none
+    given = ablate("sample", *kept, "dataset=local", f"dataset.path={path}",
+                   "base_model.sft.steps=2")  # fmt: skip
     assert given.returncode == 0, given.stderr
     told = " ".join(given.stdout.split())
+    assert told.startswith(
+        "first computed, and kept in results for runs that need the same: SFT policy "
+        "(base_model=tiny, 2 steps of training), response pool (train), labels (train)"
+    )
     assert "responses of the dataset to 36 prompts: mean score in the dataset 0.50" in told
-    assert "SFT policy" not in told.replace("✓ SFT policy", "")
+    assert "answers of the SFT policy" not in told
+
+
+def test_sample_refuses_what_sampling_needs(ablate: Command) -> None:
+    done = ablate("sample", "base_model=hf")
+    assert done.returncode == 2
+    assert "base_model=hf needs base_model.path" in done.stderr

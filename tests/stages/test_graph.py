@@ -1,9 +1,11 @@
 """Plans: which settings change which stages, and what seeds reach."""
 
+import json
+
 import pytest
 
 from ablate.config.compose import compose
-from ablate.stages.graph import RunPlan, plan
+from ablate.stages.graph import RunPlan, plan, plan_labels
 from ablate.store.layout import Layout
 
 
@@ -122,3 +124,26 @@ def test_the_same_folder_of_weights_is_the_same_model_wherever_it_lies(tmp_path)
     assert planned(tmp_path, *words, f"base_model.path={tmp_path / 'two'}").identity != (
         runs[0].identity
     )
+
+
+def test_what_is_sampled_for_a_look_is_what_a_run_trains_on(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    rows = [
+        json.dumps({"prompt": f"{n}?", "chosen": f"yes {n}", "rejected": "no"}) for n in range(80)
+    ]
+    (tmp_path / "prefs.jsonl").write_text("\n".join(rows))
+    own = ["dataset=local", f"dataset.path={tmp_path / 'prefs.jsonl'}", "num_responses=2",
+           "objective=dpo"]  # fmt: skip
+    for words in (
+        [],
+        ["reward=explicit"],
+        ["collection=online"],
+        ["collection=iterative"],
+        [*own, "reward=labels"],
+        # two stages `labels`: the judge's own, of other prompts, come before those of training
+        [*own, "reward=labels", "dataset.labelled_by=judge"],
+    ):
+        shown = plan_labels(compose([f"results_dir={tmp_path}", *words]), Layout(tmp_path))
+        trained = planned(tmp_path, *words).stages()
+        scores = next(stage for stage in trained if stage.name == "scores")
+        assert scores.inputs["labels"].identity == shown.identity
+        assert shown.params["split"] == "train"

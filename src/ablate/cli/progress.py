@@ -1,6 +1,9 @@
-"""Progress of a single run on the screen: one bar per stage."""
+"""Progress of a single run: a bar per stage on a terminal, else plain lines on standard error."""
 
+import sys
+import time
 from types import TracebackType
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +22,15 @@ from ablate.stages.graph import Stage
 
 #: metrics shown beside a bar, where a stage reports them
 SHOWN = ("loss",)
+#: in a log, at most one line of progress in so many seconds
+SPARSE_SECONDS = 20.0
+
+
+def open_display(console: Console) -> "StageBars | StageLines":
+    """What shows the progress of stages: bars where the console is a terminal, else lines."""
+    if console.quiet or console.is_terminal:
+        return StageBars(console)
+    return StageLines(sys.stderr)
 
 
 class Seconds(ProgressColumn):
@@ -31,10 +43,9 @@ class Seconds(ProgressColumn):
 
 
 class StageBars:
-    """A display for `stages.execute`: prints a line per stage when there is no terminal."""
+    """A display for `stages.execute` on a terminal."""
 
     def __init__(self, console: Console) -> None:
-        self.console = console
         self.tasks: dict[str, TaskID] = {}
         self.progress = Progress(
             SpinnerColumn(finished_text="[green]✓"),
@@ -63,7 +74,7 @@ class StageBars:
         task = self._task(stage)
 
         def report(done: int, total: int, metrics: dict[str, float]) -> None:
-            note = "  ".join(f"{key} {metrics[key]:.3f}" for key in SHOWN if key in metrics)
+            note = _note(metrics)
             self.progress.update(task, completed=done, total=max(total, 1), note=note)
 
         return report
@@ -72,9 +83,6 @@ class StageBars:
         task = self._task(stage)
         total = self.progress.tasks[self.progress.task_ids.index(task)].total or 1
         self.progress.update(task, total=total, completed=total, stored=found)
-        if not self.console.is_terminal:
-            took = "in store" if found else f"{seconds:5.1f} s"
-            self.console.print(f"✓ {stage.title:32} {took}")
 
     def _task(self, stage: Stage) -> TaskID:
         if stage.identity not in self.tasks:
@@ -82,3 +90,47 @@ class StageBars:
                 f"{stage.title:28}", total=None, note="", stored=False
             )
         return self.tasks[stage.identity]
+
+
+class StageLines:
+    """A display for logs and pipes: a line when a stage begins and ends, few in between."""
+
+    def __init__(self, stream: TextIO, every: float = SPARSE_SECONDS) -> None:
+        self.stream, self.every = stream, every
+
+    def __enter__(self) -> "StageLines":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    def start(self, stage: Stage) -> Report:
+        self._say(f"… {stage.title}")
+        began = told = time.monotonic()
+
+        def report(done: int, total: int, metrics: dict[str, float]) -> None:
+            nonlocal told
+            now = time.monotonic()
+            if now - told < self.every:
+                return
+            told = now
+            note = _note(metrics)
+            after = f", {note}" if note else ""
+            self._say(f"  {stage.title}: {done} of {total} after {now - began:.0f} s{after}")
+
+        return report
+
+    def finish(self, stage: Stage, seconds: float, found: bool) -> None:
+        self._say(f"✓ {stage.title:32} " + ("in store" if found else f"{seconds:5.1f} s"))
+
+    def _say(self, line: str) -> None:
+        print(line, file=self.stream, flush=True)
+
+
+def _note(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{key} {metrics[key]:.3f}" for key in SHOWN if key in metrics)

@@ -107,7 +107,7 @@ def _single(words: list[str], config_dirs: list[str]) -> int:
     check_writable(layout, run.runtime.min_free_mb)
 
     from ablate.cli.panel import show_outcome
-    from ablate.cli.progress import StageBars
+    from ablate.cli.progress import open_display
     from ablate.stages.complete import complete
     from ablate.stages.graph import plan
     from ablate.stages.team import leads, together
@@ -119,8 +119,8 @@ def _single(words: list[str], config_dirs: list[str]) -> int:
     if run.force is not False or records.latest(layout, planned.identity) is None:
         check_judge(run.judge, run.runtime.device)
     quiet_libraries()
-    with StageBars(console) as bars:
-        outcome = together(planned, lambda: complete(planned, layout, bars))
+    with open_display(console) as display:
+        outcome = together(planned, lambda: complete(planned, layout, display))
     console.print()
     if outcome is not None:
         show_outcome(console, outcome)

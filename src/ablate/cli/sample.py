@@ -5,43 +5,64 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from ablate.cli.usage import LEVELS, STORE, Usage
 from ablate.config import legality
 from ablate.config.compose import compose
 from ablate.errors import ConfigError
 
 if TYPE_CHECKING:
     from ablate.stages.graph import Stage
+    from ablate.store.stages import StageStore
 
+USAGE = Usage(
+    "ablate sample [factor=level …] [setting=value …] [-cd DIR]",
+    "Prints training prompts, the responses that training would see, and their scores.",
+    words=(("factor=level", "as for a run: dataset, base_model, sampler, judge …"), STORE, LEVELS),
+    examples=(
+        "ablate sample",
+        "ablate sample dataset=sums base_model=small",
+        "ablate sample dataset=local dataset.path=prefs.jsonl",
+        "ablate data local dataset.path=prefs.jsonl      # the file alone, without a model",
+    ),
+    notes="What is needed and not in the store is computed first, and kept for runs that need the "
+    "same: the SFT policy, its responses (or a file's, in the model's tokens) and their labels. "
+    "What only training needs (objective, reward, num_responses) is not asked for.",
+)
 PROMPTS_SHOWN = 6
 ANSWERS_SHOWN = 3
 
 
 def main(argv: Sequence[str]) -> int:
     """Prints some responses; takes the same factor=level words as a run (say dataset=sums)."""
-    for word in argv:
-        if word.startswith("-"):
-            raise ConfigError("usage: ablate sample [factor=level …]")
-    run = compose(list(argv))
-    legality.check(run)
+    words, folders = USAGE.overrides(argv)
+    for word in words:
+        if "=" not in word and not word.startswith("~"):
+            raise ConfigError(f"'{word}' is not of the form factor=level (usage: {USAGE})")
+    run = compose(words, folders)
+    legality.check_sampling(run)
 
-    from ablate.cli.progress import StageBars
+    from ablate.cli.progress import open_display
     from ablate.cli.run import quiet_libraries
     from ablate.launch.sweep import layout_of
     from ablate.stages.execute import Execution
-    from ablate.stages.graph import plan
-    from ablate.stages.preflight import check_data
+    from ablate.stages.graph import plan_labels
+    from ablate.stages.preflight import check_sampling
     from ablate.store.layout import check_writable
     from ablate.store.stages import StageStore
     from ablate.store.tables import read_table
 
-    check_data(run)
+    check_sampling(run)
     layout = layout_of(run)
     check_writable(layout, run.runtime.min_free_mb)
     quiet_libraries()
     console = Console()
-    labels_stage = next(s for s in plan(run, layout).stages() if s.name == "labels")
-    with StageBars(console) as bars:
-        execution = Execution(StageStore(layout), bars)
+    labels_stage = plan_labels(run, layout)
+    store = StageStore(layout)
+    told = _to_make(labels_stage, store)
+    if told:
+        console.print(f"[dim]{told}[/]", highlight=False, soft_wrap=True)
+    with open_display(console) as display:
+        execution = Execution(store, display)
         pool = read_table(execution.ensure(labels_stage.inputs["pool"]) / "pool.parquet")
         labels = read_table(execution.ensure(labels_stage) / "labels.parquet")
     console.print()
@@ -62,6 +83,22 @@ def main(argv: Sequence[str]) -> int:
         highlight=False,
     )
     return 0
+
+
+def _to_make(labels: "Stage", store: "StageStore") -> str:
+    """What has to be computed first, and that it is kept; nothing where all is in the store."""
+    lacking = [s for s in labels.walk() if not store.exists(s.name, s.identity)]
+    if not lacking:
+        return ""
+    parts = []
+    for stage in lacking:
+        model = stage.run.base_model
+        trained = f" (base_model={model.name}, {model.sft.steps} steps of training)"
+        parts.append(stage.title + (trained if stage.name == "sft" else ""))
+    return (
+        f"first computed, and kept in {store.layout.root} for runs that need the same: "
+        + ", ".join(parts)
+    )
 
 
 def _origin(labels: "Stage") -> str:

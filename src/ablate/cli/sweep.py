@@ -1,12 +1,15 @@
 """A local sweep from the command line: checks, plan, pool with a live line, table."""
 
-import os
+import sys
 import time
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from ablate.cli.progress import SPARSE_SECONDS
+from ablate.cli.words import several
 from ablate.config import legality
 from ablate.config.expand import Expansion
 from ablate.errors import ConfigError, DataError
@@ -16,6 +19,7 @@ from ablate.launch.sweep import Sweep, check_folder, freeze, prepare
 from ablate.launch.tuning import second_phase, settle
 from ablate.results import load, load_study
 from ablate.stages.complete import run_name
+from ablate.stages.cores import threads_each
 from ablate.stages.judging import check_judge
 from ablate.stages.preflight import check_data
 from ablate.stages.tracker import check_tracker
@@ -35,7 +39,7 @@ def sweep_locally(
     sweep = checked(console, expansion)
     plans = list(sweep.plans.values())
     workers = workers or default_workers(plans)
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = threads_each(workers)
     with_threads(sweep, threads)
     with at_work(sweep.layout, sweep.name):
         options = {"workers": workers, "max_restarts": max_restarts}
@@ -47,12 +51,13 @@ def _run(
     console: Console, sweep: Sweep, asked: int, workers: int, max_restarts: int, threads: int
 ) -> list[RunOutcome]:
     if asked > len(sweep.plans):
-        console.print(f"{asked} arms are {len(sweep.plans)} distinct runs")
+        distinct = several(len(sweep.plans), "distinct run")
+        console.print(f"{several(asked, 'arm')} are {distinct}")
     if sweep.contests:
         console.print(tuning_line(sweep))
     console.print(
-        f"{len(sweep.plans)} runs, {workers} at a time with {threads} thread"
-        f"{'s' if threads > 1 else ''} each; sweep {sweep.name} in {sweep.folder}"
+        f"{several(len(sweep.plans), 'run')}, {workers} at a time with "
+        f"{several(threads, 'thread')} each; sweep {sweep.name} in {sweep.folder}"
     )
     return run_pool(console, sweep, workers, max_restarts)
 
@@ -68,8 +73,9 @@ def tuning_line(sweep: Sweep) -> str:
     trials = len(sweep.contests[0].trials)
     later = sum(len(contest.seeds) for contest in sweep.contests)
     return (
-        f"{len(sweep.contests)} arms, {trials} trials each, chosen by {sweep.contests[0].by}; "
-        f"then {later} runs that report the chosen with fresh seeds"
+        f"{several(len(sweep.contests), 'arm')}, {several(trials, 'trial')} each, chosen by "
+        f"{sweep.contests[0].by}; then {several(later, 'run')} to report the chosen with fresh "
+        "seeds"
     )
 
 
@@ -109,6 +115,7 @@ def show_results(console: Console, sweep: Sweep, outcomes: list[RunOutcome]) -> 
 
 
 def _work(console: Console, sweep: Sweep, workers: int, max_restarts: int) -> list[RunOutcome]:
+    tell = _sparsely() if not console.is_terminal else None
     with Live(console=console, refresh_per_second=4, transient=True) as live:
         shown: set[str] = set()
 
@@ -118,8 +125,23 @@ def _work(console: Console, sweep: Sweep, workers: int, max_restarts: int) -> li
                     shown.add(outcome.identity)
                     live.console.print(_line(outcome))
             live.update(_status(state))
+            if tell is not None:
+                tell(_status(state).plain)
 
         return run_locally(sweep, workers, show, max_restarts)
+
+
+def _sparsely(every: float = SPARSE_SECONDS) -> Callable[[str], None]:
+    """Prints lines on standard error, one in so many seconds, for logs and pipes."""
+    last = time.monotonic()
+
+    def tell(line: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every:
+            last = time.monotonic()
+            print(line, file=sys.stderr, flush=True)
+
+    return tell
 
 
 def checked(console: Console, expansion: Expansion) -> Sweep:
@@ -177,5 +199,5 @@ def _status(state: State) -> Text:
             f" · about {seconds / 60:.0f} min left" if seconds > 90 else f" · {seconds:.0f} s left"
         )
     running = ", ".join(state.running) or "starting"
-    counts = f"{done} of {state.runs} runs done, {failed} failed"
+    counts = f"{done} of {several(state.runs, 'run')} done, {failed} failed"
     return Text(f"{counts} · {elapsed:.0f} s{left} · now: {running}")

@@ -10,7 +10,7 @@ from ablate.config.run import RunConfig
 def collection_reasons(run: RunConfig) -> Iterator[str]:
     """Why a run's responses cannot be collected as it asks: one sentence for each reason."""
     collection, objective = run.collection, run.objective
-    yield from _prompts(run)
+    yield from prompt_reasons(run)
     if objective.needs.previous and not collection.fresh:
         yield (
             f"objective={objective.name} needs log-probs under the policy of the round before. "
@@ -36,7 +36,8 @@ def collection_reasons(run: RunConfig) -> Iterator[str]:
     yield from _pool(run)
 
 
-def _prompts(run: RunConfig) -> Iterator[str]:
+def prompt_reasons(run: RunConfig) -> Iterator[str]:
+    """Why there are not the prompts for the rounds that a run asks for."""
     collection = run.collection
     if collection.new_prompts[0] != 1:
         yield (

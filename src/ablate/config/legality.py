@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ablate.config.collection_rules import collection_reasons
+from ablate.config.collection_rules import collection_reasons, prompt_reasons
 from ablate.config.dataset import GivenConfig, LocalConfig
 from ablate.config.drawn_legality import drawn_reasons
 from ablate.config.objective import ObjectiveConfig
@@ -41,6 +41,28 @@ def check(run: RunConfig) -> None:
         ConfigError: every reason, one per line.
     """
     reasons = list(_reasons(run))
+    if reasons:
+        raise ConfigError("\n".join(reasons))
+
+
+def check_sampling(run: RunConfig) -> None:
+    """Refuses a run whose responses could not be drawn and labelled; what trains on them is moot.
+
+    Raises:
+        ConfigError: every reason, one per line.
+    """
+    local = isinstance(run.dataset, GivenConfig)
+    reasons = [
+        *_secret_reasons(run),
+        *label_reasons(run, local),
+        *prompt_reasons(run),
+        *_sampler_reasons(run),
+        *_model_reasons(run),
+        *process_reasons(run),
+    ]
+    given = isinstance(run.dataset, GivenConfig) and run.dataset.labelled_by == "given"
+    if not given or run.collection.fresh:
+        reasons += _judge_reasons(run, local)
     if reasons:
         raise ConfigError("\n".join(reasons))
 
@@ -92,9 +114,7 @@ def _reasons(run: RunConfig) -> Iterator[str]:
     yield from reward_reasons(run)
     yield from drawn_reasons(run)
     yield from _sampler_reasons(run)
-    model = run.base_model
-    if model.kind == "hf" and not model.path:
-        yield "base_model=hf needs base_model.path: a folder with a saved model, or a hub id"
+    yield from _model_reasons(run)
     training = run.training
     if training.micro_batch_size is not None and training.batch_size % training.micro_batch_size:
         yield (
@@ -102,6 +122,12 @@ def _reasons(run: RunConfig) -> Iterator[str]:
             f"training.micro_batch_size={training.micro_batch_size}"
         )
     yield from process_reasons(run)
+
+
+def _model_reasons(run: RunConfig) -> Iterator[str]:
+    model = run.base_model
+    if model.kind == "hf" and not model.path:
+        yield "base_model=hf needs base_model.path: a folder with a saved model, or a hub id"
     if model.kind == "scratch" and model.sft.steps == 0:
         yield (
             f"base_model={model.name} starts from random weights: base_model.sft.steps=0 would "

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ablate.config.run import RunConfig
 from ablate.errors import AblateError, ConfigError, StageFailed
 from ablate.stages.context import Context, isolated_generators
+from ablate.stages.cores import threads_each
 from ablate.stages.graph import Stage
 from ablate.stages.registry import KINDS
 from ablate.store.files import disk_trouble
@@ -83,7 +84,8 @@ def prepare_machine(run: RunConfig, sharers: int = 1) -> None:
             "runtime.device=cuda, but this torch sees no GPU. Use runtime.device=auto, or install "
             "a CUDA build of torch"
         )
-    threads = max(1, (run.runtime.threads or os.cpu_count() or 1) // sharers)
+    own = run.runtime.threads
+    threads = threads_each(sharers) if own is None else max(1, own // sharers)
     torch.set_num_threads(threads)
     if sharers > 1:
         # accelerate would choose a number of its own where this says nothing

@@ -35,6 +35,12 @@ def plan(run: RunConfig, layout: Layout) -> RunPlan:
     return RunPlan(run, Planner(run, layout).evaluation())
 
 
+def plan_labels(run: RunConfig, layout: Layout) -> Stage:
+    """The labels of the run's first training prompts; its input `pool` holds their responses."""
+    planner = Planner(run, layout)
+    return Rounds(planner, planner.sft(planner.upstream)).plan().first.inputs["labels"]
+
+
 class Planner:
     """Builds the graph of one run from its last stage backwards."""
 

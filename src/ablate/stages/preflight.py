@@ -61,6 +61,28 @@ def check_data(run: RunConfig) -> list[str]:
     wanted = ["train", "test"]
     if run.training.select_checkpoint == "valid" or run.collection.curve_every is not None:
         wanted.append("valid")
+    _check_prompts(run, dataset, wanted)
+    return notes
+
+
+def check_sampling(run: RunConfig) -> list[str]:
+    """As `check_data`, where responses are drawn and labelled and nothing learns from them.
+
+    Raises:
+        DataError: no training prompts. ModelError: as `check_data`.
+    """
+    dataset = _open(run.dataset)
+    if run.sampler.kind == "vllm":
+        from ablate.sampling.vllm import check_installed
+
+        check_installed()
+    _check_context(run, dataset, evaluated=False)
+    _check_prompts(run, dataset, ["train"])
+    return [f"{what}: {count:,}" for what, count in dataset.cleaning().items()]
+
+
+def _check_prompts(run: RunConfig, dataset: PreferenceDataset, wanted: list[str]) -> None:
+    """Every split that is needed has prompts, and so has every round."""
     for split in wanted:
         if not dataset.num_prompts(split):
             share = (
@@ -75,7 +97,6 @@ def check_data(run: RunConfig) -> list[str]:
             f"collection.round_prompts={run.collection.round_prompts} of "
             f"{dataset.num_prompts('train')} train prompts leaves a round without any"
         )
-    return notes
 
 
 def _check_side_texts(run: RunConfig, dataset: PreferenceDataset) -> None:
@@ -116,7 +137,7 @@ def _check_labels(run: RunConfig, dataset: PreferenceDataset) -> None:
             )
 
 
-def _check_context(run: RunConfig, dataset: PreferenceDataset) -> None:
+def _check_context(run: RunConfig, dataset: PreferenceDataset, evaluated: bool = True) -> None:
     """Compares the longest sequences with the model's context, before any stage starts."""
     policy = run.dataset.lengths if isinstance(run.dataset, GivenConfig) else None
     if policy is not None and policy.over_long != "error":
@@ -130,7 +151,7 @@ def _check_context(run: RunConfig, dataset: PreferenceDataset) -> None:
     some = None if dataset.has_responses else MEASURED
     prompts = [prompt for split in SPLITS for prompt in dataset.prompts(split, limit=some)]
     longest = max((of_prompt(p.conversation) for p in _longest(prompts, _size)), default=0)
-    room = run.evaluation.sampling.max_new_tokens
+    room = run.evaluation.sampling.max_new_tokens if evaluated else 0
     if not dataset.has_responses or run.collection.fresh:
         own = run.collection.sampling or run.dataset.pool.sampling
         room = max(room, own.max_new_tokens, run.dataset.pool.sampling.max_new_tokens)
