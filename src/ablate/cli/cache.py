@@ -6,7 +6,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ablate.cli import usage as words_of
 from ablate.cli.store_words import split_words
+from ablate.cli.words import several
 from ablate.errors import AblateError, ConfigError, StoreError
 from ablate.launch.jobs import run_key
 from ablate.launch.sweep import thaw
@@ -16,7 +18,16 @@ from ablate.store.layout import Layout
 from ablate.store.sweeps import closed_sweeps, sweeps
 from ablate.store.usage import Usage, prune, usage
 
-USAGE = "ablate cache [prune [--yes]] [results_dir=DIR]"
+USAGE = words_of.Usage(
+    "ablate cache [prune [--yes]] [results_dir=DIR]",
+    "Lists the store's stages by kind, with their sizes and users; `prune` shows what none needs.",
+    words=(
+        ("prune", "the stages that no record and no open sweep needs"),
+        ("--yes", "with prune: remove them"),
+        words_of.STORE,
+    ),
+    examples=("ablate cache", "ablate cache prune", "ablate cache prune --yes"),
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,11 +54,11 @@ def main(argv: Sequence[str]) -> int:
         for stage in free:
             console.print(f"{stage.kind:14}{stage.identity[:12]}  {_size(stage.bytes)}")
         console.print(
-            f"{len(free)} stages ({_size(size)}) are needed by no record and no open sweep; "
-            "`ablate cache prune --yes` removes them"
+            f"needed by no record and no open sweep: {several(len(free), 'stage')} "
+            f"({_size(size)}); `ablate cache prune --yes` removes what is listed"
         )
     else:
-        console.print(f"{_size(prune(layout, free))} came free ({len(free)} stages)")
+        console.print(f"{_size(prune(layout, free))} came free ({several(len(free), 'stage')})")
     return 0
 
 
@@ -69,7 +80,8 @@ def _list(console: Console, layout: Layout, stages: list[Usage], free: list[Usag
     console.print(f"{layout.root.resolve()}: {_size(sum(stage.bytes for stage in stages))}")
     console.print(table)
     if free:
-        console.print(f"[dim]`ablate cache prune` shows {len(free)} stages that no record needs[/]")
+        unneeded = several(len(free), "stage")
+        console.print(f"[dim]`ablate cache prune` shows {unneeded} that no record needs[/]")
 
 
 def _frozen(layout: Layout) -> dict[str, Path]:

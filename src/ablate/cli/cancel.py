@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from ablate.cli.store_words import split_words
+from ablate.cli.usage import STORE, Usage
+from ablate.cli.words import several
 from ablate.errors import ConfigError
 from ablate.launch import scheduler
 from ablate.launch.pools import PoolAtWork, pools
@@ -16,7 +18,15 @@ from ablate.launch.slurm import held
 from ablate.launch.sweep import find_sweep
 from ablate.store.layout import Layout
 
-USAGE = "ablate cancel [SWEEP] [results_dir=DIR]"
+USAGE = Usage(
+    "ablate cancel [SWEEP] [results_dir=DIR]",
+    "Stops what is left of a sweep, on SLURM or on this machine; what is in the store stays.",
+    words=(
+        ("SWEEP", "name or beginning of the id; without it the newest"),
+        STORE,
+    ),
+    examples=("ablate cancel", "ablate cancel quick"),
+)
 #: how long a pool may take to end its jobs; those that are deaf are killed after 20 s
 PATIENCE_SECONDS = 40.0
 POLL_SECONDS = 0.2
@@ -34,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     console = Console(soft_wrap=True)
     jobs = sorted(set(held(folder).values()))
     scheduler.cancel(jobs)
-    told = [f"{len(jobs)} jobs cancelled"] if jobs else []
+    told = [f"{several(len(jobs), 'job')} cancelled"] if jobs else []
     local = pools(layout, folder.name)
     here = [pool for pool in local if pool.host == socket.gethostname() and _stop(pool)]
     left = _await(layout, folder.name, here)

@@ -11,20 +11,24 @@ from ablate.results.sweeps import copy_sweeps
 from ablate.store.layout import Layout
 from ablate.store.sweeps import closed_sweeps
 
-EPILOG = """Tables and reports then read those files; runs that finish later are read beside them,
-and compacting again takes them in. Nothing is removed from the store.
-
-  ablate compact
-  ablate compact --sweep quick --to shared/quick     # a copy to hand on, which needs nothing else
-  ablate report --sweep quick results_dir=shared/quick
-"""
+EXAMPLES = (
+    "ablate compact",
+    "ablate compact --sweep quick --to shared/quick     # a copy to hand on, which stands alone",
+    "ablate report --sweep quick results_dir=shared/quick",
+)
+NOTES = (
+    "Tables and reports then read those files; runs that finish later are read beside them, and "
+    "compacting again takes them in. Nothing is removed from the store."
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Compacts; 3 where damaged records had to be left out."""
     layout, words = take_results_dir(argv)
-    flags = Flags("compact", "Records and tables in few large files, for stores of many runs.")
-    flags.epilog = EPILOG
+    flags = Flags(
+        "compact", "Puts the store's records and tables into few large files, which read fast.",
+        EXAMPLES, NOTES,
+    )  # fmt: skip
     flags.add_argument(
         "--to", type=Path, metavar="DIR", help="write a copy that stands alone there"
     )

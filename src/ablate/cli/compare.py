@@ -18,21 +18,22 @@ from ablate.cli.whole import print_whole
 from ablate.errors import ConfigError, DataError
 from ablate.results import load_study, read_answers
 
-EXAMPLES = """A and B are the beginning of a run's id, as `ablate ls` lists it, or a cell:
-  ablate compare 3fa9 71bc
-  ablate compare objective=dpo,num_responses=2 objective=simpo,num_responses=2
-results_dir=DIR reads another store than the default one.
-"""
+EXAMPLES = (
+    "ablate compare 3fa9 71bc",
+    "ablate compare objective=dpo,num_responses=2 objective=simpo,num_responses=2",
+)
+CELL = "beginning of a run's id, as `ablate ls` lists it, or setting=value,… of a cell"
 COLUMN = "judge_score"
 
 
 def main(argv: Sequence[str]) -> int:
     """Prints the comparison; 3 where damaged records had to be left out."""
     layout, words = take_results_dir(argv)
-    flags = Flags("compare", "Two runs or cells on the same prompts.")
-    flags.epilog = EXAMPLES
-    flags.add_argument("first", metavar="A")
-    flags.add_argument("second", metavar="B")
+    flags = Flags(
+        "compare", "Pairs two runs or cells by prompt, and shows where they differ most.", EXAMPLES
+    )
+    flags.add_argument("first", metavar="A", help=CELL)
+    flags.add_argument("second", metavar="B", help="likewise")
     flags.add_argument("--sweep", metavar="NAME", help="only runs of this sweep")
     flags.add_argument("--split", default="test", help="held-out prompts (default test)")
     flags.add_argument(

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ablate.cli.usage import LEVELS, Usage
+from ablate.cli.words import several
 from ablate.config import legality
 from ablate.config.compose import compose
 from ablate.config.dataset import GivenConfig, LocalConfig
@@ -24,7 +26,20 @@ from ablate.datasets import (
 )
 from ablate.errors import ConfigError, DataError
 
-USAGE = "ablate data [LEVEL] [setting=value …] [-cd DIR]"
+USAGE = Usage(
+    "ablate data [LEVEL] [setting=value …] [-cd DIR]",
+    "Shows what a dataset holds: counts, lengths, scores, what was left out, examples.",
+    words=(
+        ("LEVEL", "a dataset: a level of the factor, such as lists, local, ultrafeedback"),
+        ("setting=value", "as for a run: dataset.path, dataset.labels …, base_model for tokens"),
+        LEVELS,
+    ),
+    examples=(
+        "ablate data",
+        "ablate data local dataset.path=prefs.jsonl",
+        "ablate data hh_rlhf dataset.path=~/hh-rlhf base_model=hf base_model.path=/models/mine",
+    ),
+)
 #: prompts of a world that are drawn to be measured; of other datasets all are
 DRAWN = 256
 EXAMPLES = 3
@@ -80,7 +95,7 @@ def _problems(console: Console, problems: list[str]) -> None:
     """Rows for which a run would refuse the file: how many, and the first of them."""
     if not problems:
         return
-    some = "1 row" if len(problems) == 1 else f"{len(problems):,} rows"
+    some = several(len(problems), "row")
     console.print(
         f"[red]{some} cannot be used, and no run takes the file with them; below are the others[/]",
         highlight=False,
@@ -93,14 +108,10 @@ def _problems(console: Console, problems: list[str]) -> None:
 
 def _words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Overrides, the level as the first of them, and further configuration folders."""
-    words, folders, rest = [], [], list(argv)
-    while rest:
-        word = rest.pop(0)
-        if word in ("-cd", "--config-dir") and rest:
-            folders.append(rest.pop(0))
-        elif word.startswith("-"):
-            raise ConfigError(f"data takes no flag {word} (usage: {USAGE})")
-        elif "=" in word or word.startswith("~"):
+    words: list[str] = []
+    given, folders = USAGE.overrides(argv)
+    for word in given:
+        if "=" in word or word.startswith("~"):
             words.append(word)
         elif any(other.startswith("dataset=") for other in words):
             raise ConfigError(f"'{word}': one dataset at a time (usage: {USAGE})")

@@ -18,23 +18,29 @@ from ablate.cli.whole import print_whole
 from ablate.errors import ConfigError, DataError
 from ablate.results import load_study
 
-EPILOG = """example:
-  ablate effects --sweep quick --factors objective num_responses --figure figures/choices
-With judge reward on test, prompts are random too: intervals speak of other prompts of the kind.
-results_dir=DIR reads another store than the default one.
-"""
+EXAMPLES = (
+    "ablate effects --sweep quick --factors objective num_responses --figure figures/choices",
+    "ablate effects --factors objective collection --where reward=gold",
+)
+NOTES = (
+    "With judge reward on test, prompts are random too: intervals speak of other prompts of the "
+    "kind."
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Prints the effects; 3 where damaged records had to be left out."""
     layout, words = take_results_dir(argv)
-    flags = Flags("effects", "Main effects of factors and their pairwise interactions.")
-    flags.epilog = EPILOG
-    flags.add_argument("--factors", nargs="+", required=True, metavar="FACTOR")
-    flags.add_argument("--sweep", metavar="NAME")
-    flags.add_argument("--metric", default="reward/test", metavar="NAME")
-    flags.add_argument("--where", action="append", default=[], metavar="SETTING=VALUE")
-    flags.add_argument("--format", choices=["terminal", "csv"], default="terminal")
+    flags = Flags(
+        "effects", "Tells which factor of a grid matters: main effects and pairwise interactions.",
+        EXAMPLES, NOTES,
+    )  # fmt: skip
+    add = flags.add_argument
+    add("--factors", nargs="+", required=True, metavar="FACTOR", help="factors or settings")
+    add("--sweep", metavar="NAME", help="the runs of one sweep, by name or beginning of its id")
+    add("--metric", default="reward/test", metavar="NAME", help="default: reward/test")
+    add("--where", action="append", default=[], metavar="SETTING=VALUE", help="runs to keep")
+    add("--format", choices=["terminal", "csv"], default="terminal")
     flags.add_argument("--figure", type=Path, metavar="STEM", help="writes STEM.svg, .pdf, .png")
     args = flags.parse_args(words)
     study = load_study(layout.root, args.sweep)
@@ -121,7 +127,7 @@ def _show(console: Console, found: Effects, metric: str, prompts: bool, lacking:
     if told:
         console.print(f"[dim]note: {told}[/]", highlight=False)
     if lacking:
-        console.print(f"[dim]note: {lacking} runs that were asked for are not there (ablate ls)[/]")
+        console.print(f"[dim]note: not there of what was asked for: {lacking} (ablate ls)[/]")
 
 
 def _short(term: str) -> str:

@@ -1,13 +1,16 @@
 """`ablate --help`: what it does, the factors with their levels, three examples."""
 
 from collections.abc import Sequence
+from importlib import import_module
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ablate.cli.commands import COMMANDS
+from ablate.cli.usage import HELP
 from ablate.config.levels import level_names, level_summary
+from ablate.errors import ConfigError
 
 FACTORS = {
     "objective": "what the policy is trained to minimise",
@@ -36,7 +39,17 @@ EXAMPLES = [
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the help; always 0."""
+    """Prints the help, or that of the subcommand that is named; always 0.
+
+    Raises:
+        ConfigError: no such subcommand.
+    """
+    words = [word for word in argv if word not in HELP]
+    if words and words[0] != "help":
+        if words[0] not in COMMANDS or words[1:]:
+            raise ConfigError(f"help takes one subcommand: {', '.join(COMMANDS)}")
+        module, function = COMMANDS[words[0]][0].split(":")
+        return int(getattr(import_module(module), function)(["--help"]))
     console = Console()
     console.print(
         "[bold]ablate[/] — ablation studies of preference optimisation (arXiv 2502.00203)"
@@ -47,7 +60,9 @@ def main(argv: Sequence[str]) -> int:
     for command, meaning in EXAMPLES:
         console.print(f"  {command}", highlight=False)
         console.print(f"      [dim]{meaning}[/]", highlight=False)
-    console.print("\n[bold]subcommands[/] (only as the first word)")
+    console.print(
+        "\n[bold]subcommands[/] (only as the first word; `ablate SUBCOMMAND --help` tells more)"
+    )
     table = _grid()
     for name, (_, meaning) in COMMANDS.items():
         table.add_row(f"  {name}", meaning)

@@ -4,12 +4,18 @@ import sys
 from collections.abc import Sequence
 
 from ablate.cli.store_words import split_words
+from ablate.cli.usage import STORE, Usage
 from ablate.errors import ConfigError, StoreError
 from ablate.launch.jobs import log_name, run_key
 from ablate.launch.status import sweep_status
 from ablate.store.sweeps import read_sweep, sweeps
 
-USAGE = "ablate logs RUN [results_dir=DIR]"
+USAGE = Usage(
+    "ablate logs RUN [results_dir=DIR]",
+    "Prints what a run of a sweep printed, its failed stage included.",
+    words=(("RUN", "the beginning of a run's id, as `ablate status` lists it"), STORE),
+    examples=("ablate logs 3fa9", "ablate logs 3fa9 | tail"),
+)
 
 
 def main(argv: Sequence[str]) -> int:

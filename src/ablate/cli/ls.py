@@ -7,11 +7,17 @@ from rich.table import Table
 
 from ablate.cli.store_words import split_words
 from ablate.cli.stored import all_records
+from ablate.cli.usage import STORE, Usage
 from ablate.errors import ConfigError
 from ablate.store import records
 from ablate.store.records import Record
 
-USAGE = "ablate ls [results_dir=DIR]"
+USAGE = Usage(
+    "ablate ls [results_dir=DIR]",
+    "Lists the runs in the store, the last finished last, and the last failures.",
+    words=(STORE,),
+    examples=("ablate ls", "ablate ls results_dir=results/reference | tail"),
+)
 FACTORS = ("objective", "K", "reward", "model", "dataset", "collection", "seed")
 NUMBERS = ("K", "seed", "judge", "SFT", "win %", "KL")
 

@@ -11,9 +11,20 @@ from rich.text import Text
 
 from ablate.cli.objective_facts import Facts, NotOffered, all_facts, facts, not_offered
 from ablate.cli.objective_page import show_page
+from ablate.cli.usage import LEVELS, Usage
 from ablate.errors import ConfigError
 
-USAGE = "ablate objectives [LEVEL] [--format table|md] [--into FILE] [-cd DIR]"
+USAGE = Usage(
+    "ablate objectives [LEVEL] [--format table|md] [--into FILE] [-cd DIR]",
+    "Lists the preference objectives with formula, needs and defaults, or shows one in full.",
+    words=(
+        ("LEVEL", "one objective: its slots, parameters, file, and how to use it"),
+        ("--format table|md", "of the list: for the screen, or a GitHub table"),
+        ("--into FILE", "put the GitHub table between the marker lines of a file"),
+        LEVELS,
+    ),
+    examples=("ablate objectives", "ablate objectives simpo", "ablate objectives --format md"),
+)
 #: columns of a table that needs this much room; narrower screens stack them
 WIDE = 170
 BEGIN = "<!-- begin: ablate objectives -->"
@@ -36,6 +47,7 @@ LEGEND = (
 
 def main(argv: Sequence[str]) -> int:
     """Prints all levels or one; reads YAML files only."""
+    USAGE.show_if_asked(argv)
     args = _parse(argv)
     console = Console()
     if args.level is not None:
@@ -57,7 +69,6 @@ def main(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     flags = argparse.ArgumentParser(prog="ablate objectives", add_help=False, allow_abbrev=False)
     flags.add_argument("level", nargs="?")
-    flags.add_argument("-h", "--help", action="store_true")
     flags.add_argument("--format", choices=["table", "md"], default="table")
     flags.add_argument("--into")
     flags.add_argument("-cd", "--config-dir", action="append", default=[])
@@ -67,9 +78,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
     flags.error = refuse  # type: ignore[method-assign]
     args = flags.parse_args(list(argv))
-    if args.help:
-        print(f"usage: {USAGE}")
-        raise SystemExit(0)
     for folder in args.config_dir:
         if not Path(folder).is_dir():
             raise ConfigError(f"the configuration folder {folder} does not exist")

@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ablate.cli.run import check_launcher, expand_words, quiet_libraries
+from ablate.cli.usage import LEVELS, STORE, Usage
+from ablate.cli.words import several
 from ablate.config import legality
 from ablate.config.expand import Contest, Expansion
 from ablate.config.run import RunConfig
@@ -28,9 +30,27 @@ from ablate.store import records
 from ablate.store.layout import Layout
 from ablate.store.stages import StageStore
 
+USAGE = Usage(
+    "ablate plan [factor=level …] [setting=value …] [-m] [-cd DIR]",
+    "Tells what a command line would run, what is in the store, what it would cost; writes "
+    "nothing.",
+    words=(
+        ("factor=level", "the words of the run or sweep, as they would follow `ablate`"),
+        ("-m, --multirun", "several runs, as for a sweep"),
+        STORE,
+        LEVELS,
+    ),
+    examples=(
+        "ablate plan",
+        "ablate plan objective=dpo,simpo num_responses=2,4 seed=0,1 -m",
+        "ablate plan +sweep=quick -m",
+    ),
+)
+
 
 def main(argv: Sequence[str]) -> int:
     """Prints the plan and writes nothing; 1 if anything would be refused."""
+    USAGE.show_if_asked(argv)
     quiet_libraries()
     expansion = expand_words(argv)
     console = Console(soft_wrap=True)
@@ -123,16 +143,18 @@ def _tell_runs(
         reported = sum(records.has_record(layout, identity) for identity in later)
         told = f", {reported} in the store" if chosen else ""
         console.print(
-            f"{len(expansion.contests)} arms with {len(contest.trials)} trials each: {len(first)} "
-            f"distinct runs, {stored} in the store; the best on {contest.by} is then reported "
-            f"with {len(later)} runs of fresh seeds{told}",
+            f"{several(len(expansion.contests), 'arm')} with "
+            f"{several(len(contest.trials), 'trial')} each: "
+            f"{several(len(first), 'distinct run')}, {stored} in the store; the best on "
+            f"{contest.by} is then reported with {several(len(later), 'run')} of fresh "
+            f"seeds{told}",
             highlight=False,
         )
         ranges = {c: r for one in expansion.contests for c, r in one.ranges.items()}
         listed = ", ".join(f"{name} {low:g}–{high:g}" for name, (low, high) in ranges.items())
         console.print(f"[dim]tuned: {listed}[/]", highlight=False)
         return
-    arms, runs = _several(len(expansion.runs), "arm"), _several(len(first), "distinct run")
+    arms, runs = several(len(expansion.runs), "arm"), several(len(first), "distinct run")
     console.print(f"{arms}, {runs}, {stored} in the store", highlight=False)
 
 
@@ -214,7 +236,8 @@ class _Estimates:
             if found is None:
                 told.append(f"{model}: no estimate, its config.json is not on this machine")
             elif found[1].rates:
-                told.append(f"{model} on {dataset}: speeds of {found[1].runs} runs in the store")
+                runs = several(found[1].runs, "run")
+                told.append(f"{model} on {dataset}: speeds of {runs} in the store")
             else:
                 what = (
                     f"{ASSUMED_GPU:.0e} operations per second are"
@@ -253,10 +276,6 @@ class _Estimates:
             for name, gib in most.items()
         )
         return f"a run by itself, at most: {told or 'unknown'}"
-
-
-def _several(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _count(number: float) -> str:

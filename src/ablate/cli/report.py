@@ -10,20 +10,24 @@ from ablate.cli.table_command import check_study, make_table, parser
 from ablate.errors import ConfigError
 from ablate.results import Study, load_study
 
-EPILOG = """examples:
-  ablate report --sweep quick
-  ablate report --sweep quick --output study.html --figures figures
-  ablate report --rows objective --cols num_responses --baseline dpo
-What --sweep leaves open its file may have fixed (rows, cols, baseline, margin). The file is whole:
-it needs no network. results_dir=DIR reads another store than the default one.
-"""
+EXAMPLES = (
+    "ablate report --sweep quick",
+    "ablate report --sweep quick --output study.html --figures figures",
+    "ablate report --rows objective --cols num_responses --baseline dpo",
+)
+NOTES = (
+    "What is left open the sweep's file may have fixed (rows, cols, baseline, margin). The report "
+    "is whole: it needs no network."
+)
 
 
 def main(argv: Sequence[str]) -> int:
     """Writes the report; 3 where damaged records had to be left out."""
     layout, words = take_results_dir(argv)
-    flags = parser("report", "One self-contained HTML file: tables, figures, answers, provenance.")
-    flags.epilog = EPILOG
+    flags = parser(
+        "report", "Writes one self-contained HTML file: tables, figures, answers, provenance.",
+        EXAMPLES, NOTES,
+    )  # fmt: skip
     flags.add_argument("--output", type=Path, metavar="FILE", help="default: NAME.html")
     flags.add_argument(
         "--figures", type=Path, metavar="DIR", help="also each figure as SVG, PDF, PNG and CSV"

@@ -8,6 +8,7 @@ from rich.console import Console
 from ablate.cli.slurm_sweep import submit_and_tell, wait
 from ablate.cli.store_words import split_words
 from ablate.cli.sweep import run_pool
+from ablate.cli.usage import STORE, Usage
 from ablate.config.launcher import slurm_config
 from ablate.errors import ConfigError
 from ablate.launch import failed
@@ -21,7 +22,15 @@ from ablate.launch.sweep import find_sweep, thaw_sweep
 from ablate.stages.registry import KINDS
 from ablate.store.sweeps import read_sweep
 
-USAGE = "ablate retry [SWEEP] [results_dir=DIR]"
+USAGE = Usage(
+    "ablate retry [SWEEP] [results_dir=DIR]",
+    "Runs what failed, was lost or never began in a sweep once more, as it was frozen.",
+    words=(
+        ("SWEEP", "name or beginning of the id; without it the newest"),
+        STORE,
+    ),
+    examples=("ablate retry", "ablate retry quick"),
+)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -11,12 +11,23 @@ from ablate.cli.curve import curve_table
 from ablate.cli.panel import metrics_table
 from ablate.cli.store_words import split_words
 from ablate.cli.stored import find_record
+from ablate.cli.usage import STORE, Usage
 from ablate.errors import ConfigError
 from ablate.store import records
 from ablate.store.layout import Layout
 from ablate.store.records import Record
 
-USAGE = "ablate show ID [--answers] [results_dir=DIR]"
+USAGE = Usage(
+    "ablate show ID [--answers] [--all] [results_dir=DIR]",
+    "Shows one run: its result, where it comes from, and the settings that are not defaults.",
+    words=(
+        ("ID", "the beginning of the run's id, as `ablate ls` lists it"),
+        ("--answers", "some answers of the SFT policy and of the trained one, with their scores"),
+        ("--all", "every setting, every stage, versions"),
+        STORE,
+    ),
+    examples=("ablate show 3fa9", "ablate show 3fa9 --answers", "ablate show 3fa9 --all"),
+)
 ANSWERS_SHOWN = 5
 
 

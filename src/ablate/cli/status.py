@@ -8,12 +8,26 @@ from rich.markup import escape
 
 from ablate.cli.store_words import split_words
 from ablate.cli.stored import handed_on_records
+from ablate.cli.twins import differences
+from ablate.cli.usage import STORE, Usage
+from ablate.cli.words import several
 from ablate.errors import ConfigError, SchedulerError
 from ablate.launch.hopeless import cancel_hopeless
 from ablate.launch.status import counts, sweep_status
 from ablate.launch.sweep import find_sweep
+from ablate.store.records import Record
+from ablate.store.sweeps import read_sweep
 
-USAGE = "ablate status [SWEEP] [--all] [results_dir=DIR]"
+USAGE = Usage(
+    "ablate status [SWEEP] [--all] [results_dir=DIR]",
+    "Tells how the runs of a sweep stand, with the reason and the log of what failed.",
+    words=(
+        ("SWEEP", "name or beginning of the id; without it the newest"),
+        ("--all", "also the runs that are done or wait for their turn"),
+        STORE,
+    ),
+    examples=("ablate status", "ablate status quick --all"),
+)
 _STYLE = {
     "done": "green",
     "diverged": "yellow",
@@ -45,21 +59,24 @@ def main(argv: Sequence[str]) -> int:
     except SchedulerError as error:
         console.print(f"SLURM could not be asked, the store alone tells: {error}", highlight=False)
     statuses = sweep_status(folder)
+    copied: dict[str, Record] = {}
     if any(status.state == "missing" for status in statuses):
-        copied = {r.identity: str(r.data["status"]) for r in handed_on_records(layout)}
+        copied = {record.identity: record for record in handed_on_records(layout)}
         statuses = [
-            replace(s, state=copied[s.identity]) if s.identity in copied else s for s in statuses
+            replace(s, state=str(copied[s.identity].data["status"])) if s.identity in copied else s
+            for s in statuses
         ]
     found = counts(statuses)
     told = ", ".join(f"{number} {state}" for state, number in found.items())
-    console.print(f"sweep {folder.name}: {len(statuses)} runs: {told}", highlight=False)
-    for status in statuses:
-        if status.state in ("done", "queued") and "--all" not in flags:
-            continue
+    console.print(f"sweep {folder.name}: {several(len(statuses), 'run')}: {told}", highlight=False)
+    configs = {identity: record.data["config"] for identity, record in copied.items()}
+    shown = [s for s in statuses if s.state not in ("done", "queued") or "--all" in flags]
+    apart = differences(read_sweep(folder), statuses, {s.name for s in shown}, configs)
+    for status in shown:
         job = f"  job {status.job}" if status.job and status.state in ("queued", "running") else ""
         console.print(
             f"[{_STYLE[status.state]}]{status.state:9}[/]{status.identity[:12]}  "
-            f"{escape(status.name)}{job}",
+            f"{escape(status.name)}{_more(apart.get(status.identity))}{job}",
             highlight=False,
         )
         if status.reason:
@@ -70,3 +87,7 @@ def main(argv: Sequence[str]) -> int:
     if bad:
         console.print(f"[dim]`ablate retry {folder.name}` tries {bad} of them again[/]")
     return 1 if bad else 0
+
+
+def _more(apart: str | None) -> str:
+    return f"  [dim]{escape(apart)}[/]" if apart else ""

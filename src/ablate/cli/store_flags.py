@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from ablate.cli.store_words import default_results_dir
+from ablate.cli.usage import STORE, in_lines
 from ablate.errors import ConfigError, StoreError
 from ablate.results import Damaged
 from ablate.store.layout import Layout
@@ -17,15 +18,22 @@ SOME_DAMAGED = 3
 
 
 class Flags(argparse.ArgumentParser):
-    """A parser whose mistakes are one message, like all others."""
+    """A parser whose mistakes are one message, and whose help has the form of all others."""
 
-    def __init__(self, name: str, description: str) -> None:
+    def __init__(
+        self, name: str, sentence: str, examples: Sequence[str] = (), notes: str = ""
+    ) -> None:
         super().__init__(
             prog=f"ablate {name}",
-            description=description,
+            description="\n\n".join([sentence, *([in_lines(notes)] if notes else [])]),
+            epilog="\n".join(["examples:", *(f"  {example}" for example in examples)]),
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            add_help=False,
         )
+        self.add_argument("-h", "--help", action="help", help="show this help and stop")
+        word, told = STORE
+        self.add_argument_group("words", f"{word:22}{told}")
 
     def error(self, message: str) -> Any:
         raise ConfigError(f"{message} (see {self.prog} --help)")

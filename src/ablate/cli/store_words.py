@@ -5,12 +5,13 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from ablate.cli.usage import Usage
 from ablate.config.levels import conf_dir
 from ablate.errors import ConfigError, StoreError
 from ablate.store.layout import Layout
 
 
-def split_words(argv: Sequence[str], usage: str) -> tuple[Layout, list[str], set[str]]:
+def split_words(argv: Sequence[str], usage: Usage) -> tuple[Layout, list[str], set[str]]:
     """The store, the plain words and the flags of a subcommand's line.
 
     `results_dir=DIR` chooses the folder; without it the default of the configuration holds.
@@ -19,6 +20,7 @@ def split_words(argv: Sequence[str], usage: str) -> tuple[Layout, list[str], set
         ConfigError: a setting other than results_dir.
         StoreError: no such folder.
     """
+    usage.show_if_asked(argv)
     root, plain, flags = None, [], set()
     for word in argv:
         key, equals, value = word.partition("=")
@@ -30,9 +32,6 @@ def split_words(argv: Sequence[str], usage: str) -> tuple[Layout, list[str], set
             flags.add(word)
         else:
             plain.append(word)
-    if flags & {"-h", "--help"}:
-        print(f"usage: {usage}")
-        raise SystemExit(0)
     layout = Layout(Path(root or default_results_dir()).expanduser())
     if not layout.root.is_dir():
         raise StoreError(

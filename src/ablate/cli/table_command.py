@@ -16,18 +16,17 @@ from ablate.errors import ConfigError, DataError
 from ablate.results import Study, load_study
 from ablate.results.sweeps import fixed_margin
 
-EXAMPLES = """examples:
-  ablate table --rows objective --cols num_responses --baseline dpo
-  ablate table --sweep quick --rows objective --metric reward/test kl/test --format latex
-  ablate table --rows objective --where num_responses=2 --baseline dpo --margin 0.05
-  ablate table --rows objective --choose reward/valid --baseline dpo
-results_dir=DIR reads another store than the default one.
-"""
+EXAMPLES = (
+    "ablate table --rows objective --cols num_responses --baseline dpo",
+    "ablate table --sweep quick --rows objective --metric reward/test kl/test --format latex",
+    "ablate table --rows objective --where num_responses=2 --baseline dpo --margin 0.05",
+    "ablate table --rows objective --choose reward/valid --baseline dpo",
+)
 
 
-def parser(name: str, description: str) -> Flags:
+def parser(name: str, sentence: str, examples: Sequence[str] = (), notes: str = "") -> Flags:
     """The flags that say which table of which runs is meant."""
-    flags = Flags(name, description)
+    flags = Flags(name, sentence, examples, notes)
     add = flags.add_argument
     add("--sweep", metavar="NAME", help="the runs of one sweep, by name or beginning of its id")
     add("--rows", nargs="+", default=[], metavar="FACTOR", help="factors or settings of the rows")
@@ -54,8 +53,10 @@ def parser(name: str, description: str) -> Flags:
 def main(argv: Sequence[str]) -> int:
     """Prints or writes a table; 3 where damaged records had to be left out."""
     layout, words = take_results_dir(argv)
-    flags = parser("table", "Means over seeds, differences to a baseline, what qualifies them.")
-    flags.epilog = EXAMPLES
+    flags = parser(
+        "table", "Tables finished runs: means over seeds, differences to a baseline, tested.",
+        EXAMPLES,
+    )  # fmt: skip
     flags.add_argument("--format", choices=["terminal", *FORMATS], default="terminal")
     flags.add_argument(
         "--out", type=Path, metavar="FILE", help="write there in place of the screen"

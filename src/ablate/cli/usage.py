@@ -9,7 +9,12 @@ from ablate.errors import ConfigError
 HELP = frozenset({"-h", "--help"})
 WIDTH = 98
 STORE = ("results_dir=DIR", "another store than the default one")
-LEVELS = ("-cd, --config-dir DIR", "a folder with levels of your own, laid out like conf/")
+LEVELS = ("-cd DIR", "a folder with levels of your own, laid out like conf/")
+
+
+def in_lines(notes: str) -> str:
+    """A text broken into lines of a common width."""
+    return fill(notes, WIDTH, break_on_hyphens=False)
 
 
 @dataclass(frozen=True)
@@ -29,11 +34,13 @@ class Usage:
 
     def text(self) -> str:
         """The help, in the form that argparse gives to the other subcommands."""
-        words = [("-h, --help", "show this help and stop"), *self.words]
-        room = max(len(word) for word, _ in words) + 4
+        flags = [("-h, --help", "show this help and stop")]
+        flags += [item for item in self.words if item[0].startswith("-")]
+        words = [item for item in self.words if not item[0].startswith("-")]
         parts = [f"usage: {self.line}", self.sentence]
-        parts += [fill(self.notes, WIDTH, break_on_hyphens=False)] if self.notes else []
-        parts.append("\n".join(["options:", *(f"  {w:{room - 2}}{told}" for w, told in words)]))
+        parts += [in_lines(self.notes)] if self.notes else []
+        for title, items in (("options:", flags), ("words:", words)):
+            parts.append("\n".join([title, *(f"  {word:22}{told}" for word, told in items)]))
         parts.append("\n".join(["examples:", *(f"  {example}" for example in self.examples)]))
         return "\n\n".join(parts)
 
