@@ -44,7 +44,16 @@ def test_one_run_then_the_same_again_then_lists(ablate: Command, tmp_path: Path)
     shown = ablate("show", identity[:6], "--answers")
     assert shown.returncode == 0, shown.stderr
     assert identity in shown.stdout
-    assert "objective.beta" in shown.stdout
+    # what was changed is told beside the default, what was not is left out
+    told = [line.split() for line in shown.stdout.splitlines()]
+    assert ["dataset.sizes.train", "24", "2048"] in told
+    assert "objective.beta" not in shown.stdout
+    assert "sha256" not in shown.stdout
+    whole = ablate("show", identity[:6], "--all")
+    told = [line.split() for line in whole.stdout.splitlines()]
+    assert ["objective.beta", "0.01"] in told
+    assert ["dataset.sizes.train", "24"] in told
+    assert "sha256" in whole.stdout
 
     forced = ablate("force=true", *SMALL)
     assert forced.returncode == 0

@@ -1,17 +1,21 @@
-"""`ablate show ID`: one run in full: result, settings, stages, provenance, some answers."""
+"""`ablate show ID`: one run: its result, what is not default about it, provenance, answers."""
 
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from ablate.cli.curve import curve_table
 from ablate.cli.panel import metrics_table
+from ablate.cli.settings import changed, levels_of
 from ablate.cli.store_words import split_words
 from ablate.cli.stored import find_record
 from ablate.cli.usage import STORE, Usage
+from ablate.cli.words import several
 from ablate.errors import ConfigError
 from ablate.store import records
 from ablate.store.layout import Layout
@@ -23,7 +27,7 @@ USAGE = Usage(
     words=(
         ("ID", "the beginning of the run's id, as `ablate ls` lists it"),
         ("--answers", "some answers of the SFT policy and of the trained one, with their scores"),
-        ("--all", "every setting, every stage, versions"),
+        ("--all", "every setting and stage, versions, sha256 of the weights"),
         STORE,
     ),
     examples=("ablate show 3fa9", "ablate show 3fa9 --answers", "ablate show 3fa9 --all"),
@@ -32,13 +36,14 @@ ANSWERS_SHOWN = 5
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints a record; `--answers` adds some answers (which takes pandas)."""
+    """Prints a record; `--all` the whole of it, `--answers` some answers (which takes pandas)."""
     layout, words, flags = split_words(argv, USAGE)
-    unknown = flags - {"--answers"}
+    unknown = flags - {"--answers", "--all"}
     if len(words) != 1 or unknown:
         raise ConfigError(f"show takes the id of one run, as `ablate ls` lists it (usage: {USAGE})")
     record = find_record(layout, words[0])
     console = Console()
+    whole = "--all" in flags
     console.print(f"[bold]{record.data['name']}[/]  {record.identity}", highlight=False)
     console.print(f"status {record.data['status']}, revision {record.revision}, {record.path}\n")
     console.print(metrics_table(record))
@@ -48,15 +53,23 @@ def main(argv: Sequence[str]) -> int:
         console.print("[bold]along training, on prompts of valid[/]")
         console.print(curve)
         console.print()
-    console.print(_facts(record, layout))
-    console.print("\n[bold]stages[/]")
-    console.print(_stages(record))
-    console.print("\n[bold]settings[/]")
-    console.print(_settings(record.data["config"]))
+    console.print(_facts(record, layout, whole))
+    if whole:
+        console.print("\n[bold]stages[/]")
+        console.print(_stages(record))
+        console.print("\n[bold]settings[/]")
+        console.print(_settings(record.data["config"]))
+    else:
+        _show_changed(console, record)
     if "--answers" in flags:
         _answers(console, layout, record)
-    else:
-        console.print("\n[dim]answers to read: add --answers[/]")
+    more = [
+        f"{flag}: {told}"
+        for flag, told in (("--answers", "answers to read"), ("--all", "every setting and stage"))
+        if flag not in flags
+    ]
+    if more:
+        console.print(f"\n[dim]{'; '.join(more)}[/]", highlight=False)
     return 0
 
 
@@ -67,12 +80,16 @@ def _grid() -> Table:
     return table
 
 
-def _facts(record: Record, layout: Layout) -> Table:
+def _facts(record: Record, layout: Layout, whole: bool) -> Table:
     data = record.data
     git = data["provenance"]["git"] or {}
     versions = data["provenance"]["versions"]
     commit = git.get("commit")
-    dirty = f", {len(git['dirty_files'])} files changed since" if git.get("dirty_files") else ""
+    dirty = (
+        f", {several(len(git['dirty_files']), 'file')} changed since"
+        if git.get("dirty_files")
+        else ""
+    )
     reward = data["reward"]
     table = _grid()
     table.add_row("finished", f"{datetime.fromtimestamp(data['finished']):%Y-%m-%d %H:%M:%S}")
@@ -82,27 +99,36 @@ def _facts(record: Record, layout: Layout) -> Table:
     for split, told in _data(data["stages"]):
         table.add_row(f"data, {split}", told)
     table.add_row("checkpoint", f"step {data['policy']['step']} of {data['policy']['checkpoints']}")
-    table.add_row("weights", f"sha256 {data['policy']['weights'][:16]}…")
+    if whole:
+        table.add_row("weights", f"sha256 {data['policy']['weights'][:16]}…")
     table.add_row("tokens", _tokens(data))
     table.add_row("device seconds", f"{data['device_seconds']:.1f} (own stages)")
+    machine = (
+        data["provenance"]["host"],
+        data["provenance"]["cpu"],
+        data["machine"]["device"],
+        several(data["machine"]["threads"], "thread"),
+    )
     table.add_row(
         "machine",
-        f"{data['provenance']['host']}, {data['provenance']['cpu']}, "
-        f"{data['machine']['device']}, {data['machine']['threads']} threads",
+        ", ".join(str(part) for part in machine if part),
     )
     if data["provenance"].get("scheduler"):
         table.add_row("scheduler", _job(data["provenance"]["scheduler"]))
     diff = layout.diffs / f"{git.get('diff_sha256')}.diff"
     dirty += f" ({diff})" if diff.exists() else ""
     table.add_row("commit", f"{commit or 'not run from a checkout'}{dirty}")
-    table.add_row("versions", ", ".join(f"{k} {v}" for k, v in versions.items() if v))
-    table.add_row("tracker id", str(data["tracker_id"]))
+    for role, told in _judged(data["stages"]):
+        table.add_row(f"judge, {role}", told)
+    if whole:
+        table.add_row("versions", ", ".join(f"{k} {v}" for k, v in versions.items() if v))
+        table.add_row("tracker id", str(data["tracker_id"]))
     return table
 
 
 def _job(ids: dict[str, Any]) -> str:
     task = "" if ids["array_task"] is None else f"_{ids['array_task']}"
-    again = f", queued again {ids['restart']} times" if ids["restart"] else ""
+    again = f", queued again {several(ids['restart'], 'time')}" if ids["restart"] else ""
     return f"SLURM job {ids['job']}{task}{again}"
 
 
@@ -136,7 +162,8 @@ def _data(stages: list[dict[str, Any]]) -> list[tuple[str, str]]:
     for stage in stages:
         result, split = stage["result"], stage["role"].rpartition("/")[2]
         if stage["name"] == "pool" and "data" in result:
-            parts = [f"{result['prompts']:,} prompts, {result['responses']:,} responses"]
+            counts = (several(result[f"{what}s"], what) for what in ("prompt", "response"))
+            parts = [", ".join(counts)]
             parts += [f"{what}: {count:,}" for what, count in result["data"]["counts"].items()]
             commit = result["data"]["origin"].get("commit")
             rows.append((split, "; ".join(parts + ([f"commit {commit}"] if commit else []))))
@@ -152,7 +179,7 @@ def _data(stages: list[dict[str, Any]]) -> list[tuple[str, str]]:
 def _learnt(learnt: dict[str, Any]) -> str:
     """What a learnt source says of itself on held-out prompts of both kinds."""
     labels = learnt["labels"]
-    parts = [f"{labels['comparisons']:,} comparisons ({labels['prompts']})"]
+    parts = [f"{several(labels['comparisons'], 'comparison')} ({labels['prompts']})"]
     for kind, found in learnt["held_out"].items():
         if found["accuracy"] is not None:
             parts.append(
@@ -167,13 +194,17 @@ def _stages(record: Record) -> Table:
     for stage in record.data["stages"]:
         seconds = stage["computed_seconds"]
         took = "found in store" if seconds is None else f"{seconds:.1f} s"
-        judged = _judging(stage["result"])
-        table.add_row(f"  {stage['role']}", f"{stage['id'][:12]}  {took}{judged}")
+        table.add_row(f"  {stage['role']}", f"{stage['id'][:12]}  {took}")
     return table
 
 
+def _judged(stages: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Per stage what its judge did, where that is no rule that costs nothing."""
+    found = [(stage["role"], _judging(stage["result"])) for stage in stages]
+    return [(role, told) for role, told in found if told]
+
+
 def _judging(result: dict[str, Any]) -> str:
-    """What a stage's judge did, where it is no rule that costs nothing."""
     if "judging" not in result:
         return ""
     done = result["judging"]
@@ -181,16 +212,44 @@ def _judging(result: dict[str, Any]) -> str:
         return ""
     cut = f", {done['truncated']} with a prompt cut to fit" if done["truncated"] else ""
     return (
-        f"; {done['judged']} answers judged in {done['seconds']:.1f} s: {done['asked']} verdicts "
-        f"asked for, {done['from_cache']} known{cut}"
+        f"{several(done['judged'], 'answer')} judged in {done['seconds']:.1f} s: "
+        f"{several(done['asked'], 'verdict')} asked for, {done['from_cache']} known{cut}"
     )
+
+
+def _show_changed(console: Console, record: Record) -> None:
+    """The levels of the factors, and the settings that are not those of the levels."""
+    config = record.data["config"]
+    console.print("\n[bold]levels[/]")
+    told = "  ".join(f"{factor}={level}" for factor, level in levels_of(config).items())
+    console.print(Padding(Text(f"{told}  seed={config['seed']['value']}"), (0, 0, 0, 2)))
+    found = changed(config)
+    if found is None:
+        console.print("\n[bold]settings[/]  [dim]the level files here do not fit this run[/]")
+        console.print(_settings(config))
+        return
+    found.pop("seed.value", None)
+    if not found:
+        console.print("\n[bold]settings[/]\n  those of the levels")
+        return
+    console.print("\n[bold]settings that are not those of the levels[/]  [dim]default[/]")
+    table = _grid()
+    table.add_column(style="dim", overflow="fold")
+    for path, (value, usual) in found.items():
+        table.add_row(f"  {path}", Text(_plain(value)), Text(_plain(usual)))
+    console.print(table)
 
 
 def _settings(config: dict[str, Any], prefix: str = "  ") -> Table:
     table = _grid()
     for path, value in records.flat(config):
-        table.add_row(f"{prefix}{path}", str(value))
+        table.add_row(f"{prefix}{path}", Text(_plain(value)))
     return table
+
+
+def _plain(value: Any) -> str:
+    """As it is typed."""
+    return "null" if value is None else str(value)
 
 
 def _answers(console: Console, layout: Layout, record: Record) -> None:
