@@ -1,5 +1,8 @@
 """Errors that are meant for the person at the keyboard, told apart from bugs."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class AblateError(Exception):
     """A mistake in what was asked for or an obstacle in the machine, said in one clear message.
@@ -61,3 +64,9 @@ class StageFailed(AblateError):
     """A stage could not be computed; names the stage and keeps the cause."""
 
     exit_code = 1
+
+
+def did_you_mean(given: str, known: Iterable[str], most: int = 1, cutoff: float = 0.6) -> str:
+    """` Did you mean 'dpo' or 'ipo'?`, the closest of the known names first; nothing if none is."""
+    close = difflib.get_close_matches(given, list(dict.fromkeys(known)), n=most, cutoff=cutoff)
+    return f" Did you mean {' or '.join(repr(name) for name in close)}?" if close else ""

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ablate.cli.objective_facts import all_facts, choices, not_offered, plain, slots
 from ablate.cli.objectives import BEGIN, END, main, markdown, show_list
-from ablate.config.levels import level_names, read_level
+from ablate.config.levels import level_names, level_path, read_level
 from ablate.config.objective import objective_config
 from ablate.errors import ConfigError
 
@@ -141,6 +141,17 @@ def test_a_page_holds_slots_parameters_needs_and_the_file(
             assert re.search(rf"^  {parameter} +{plain(level[parameter])} ", text, re.MULTILINE)
     assert f"objective/{name}.yaml" in text
     assert f'make_objective("{name}"' in text
+
+
+@pytest.mark.parametrize("columns", ["40", "300"])
+def test_a_file_can_be_pasted_whatever_the_width(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    longest = max(LEVELS, key=lambda name: max(map(len, level_path("objective", name).open())))
+    for name in ("simpo", longest):
+        text = level_path("objective", name).read_text().rstrip()
+        assert f"\n{text}\n" in shown(capsys, name)
 
 
 def test_a_slot_lists_the_values_that_the_schema_takes(capsys: pytest.CaptureFixture[str]) -> None:

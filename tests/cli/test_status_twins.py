@@ -6,6 +6,7 @@ import pytest
 
 from ablate.cli.run import expand_words
 from ablate.cli.status import main
+from ablate.errors import StoreError
 from ablate.launch.sweep import freeze, prepare
 from smallrun import SMALL
 
@@ -74,3 +75,19 @@ def test_trials_of_a_tuned_arm_and_the_runs_that_wait_for_them(
     assert len(found) == len(set(found)) == 9
     assert sum("match=responses" in line and "objective.beta=" in line for line in found) == 2
     assert sum("match=responses" in line and "seed=5" in line for line in found) == 1
+
+
+def test_a_sweep_is_found_by_the_name_of_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = ""
+    for objective in ("dpo", "ipo"):
+        words = [*SMALL, f"results_dir={tmp_path}", "-m", f"objective={objective}", "seed=0,1"]
+        sweep = prepare(expand_words(words))
+        freeze(sweep, ["+sweep=mine"], "local", {"workers": 1, "max_restarts": 0})
+        newest = sweep.name
+    assert main(["mine", f"results_dir={tmp_path}"]) == 1
+    assert capsys.readouterr().out.startswith(f"sweep {newest}: 2 runs: 2 missing")
+    assert main([newest[:5], f"results_dir={tmp_path}"]) == 1
+    with pytest.raises(StoreError, match="Did you mean 'mine'"):
+        main(["mien", f"results_dir={tmp_path}"])

@@ -58,6 +58,7 @@ def test_every_form_goes_to_the_screen_or_into_a_file(
     ("words", "told"),
     [
         (["--metric", "rewrd"], "Did you mean 'reward'"),
+        (["--metric", "winrate/ood"], "Did you mean 'win_rate/ood'"),
         (["--sweep", "nope"], "no sweep 'nope'"),
         (["--margin", "0"], "positive number"),
         (["--margin", "some"], "positive number"),

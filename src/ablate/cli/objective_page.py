@@ -40,15 +40,10 @@ def show_page(console: Console, item: Facts) -> None:
 
     console.print("\n[bold]file[/] ", end="")
     console.print(Text(str(item.path)), soft_wrap=True)
-    console.print(
-        Syntax(
-            item.path.read_text(encoding="utf-8").rstrip(),
-            "yaml",
-            theme="ansi_light",
-            background_color="default",
-            word_wrap=True,
-        )
-    )
+    # to be copied: no line is broken, none is filled with spaces
+    code = item.path.read_text(encoding="utf-8").rstrip()
+    yaml = Syntax(code, "yaml", theme="ansi_light", background_color="default")
+    console.print(yaml.highlight(code), soft_wrap=True, end="")
     console.print("\n[bold]use[/]")
     if item.blocked is not None:
         console.print(Padding(Text(f"in Python only: {item.blocked}"), (0, 0, 0, 2)))

@@ -1,7 +1,6 @@
 """Composition through Hydra, and freezing: from words on a command line to a validated run."""
 
 import contextlib
-import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from ablate.config.levels import conf_dir
 from ablate.config.overrides import normalize
 from ablate.config.run import RunConfig, validate
-from ablate.errors import AblateError, ConfigError
+from ablate.errors import AblateError, ConfigError, did_you_mean
 
 CONFIG_NAME = "config"
 #: provider of folders given with --config-dir in Hydra's search path
@@ -115,15 +114,17 @@ def _explain(error: Exception, config_dirs: Sequence[str]) -> str:
         name = str(error.missing_cfg_file or "")
         group, _, level = name.rpartition("/")
         options = [option for option in error.options if not option.startswith("_")]
-        close = difflib.get_close_matches(level, options, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
+        hint = did_you_mean(level, options)
         return f"there is no {group or 'level'} '{level}'.{hint} Known: {', '.join(options)}"
     cause = error.__cause__
     if isinstance(error, ConfigCompositionException) and cause is not None:
         key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
         first = str(cause).strip().splitlines()[0]
         if key and "not in struct" in first:
-            return f"there is no setting '{key}' ({text.splitlines()[0]})"
+            typed = text.partition("'")[2].partition("'")[0] or str(key)
+            return (
+                f"there is no setting '{typed}'.{_like(typed, cause)} `ablate --cfg job` shows all"
+            )
         return first
     if text.startswith("Ambiguous value"):
         word = text.splitlines()[0].partition("'")[2].rpartition("'")[0]
@@ -131,3 +132,27 @@ def _explain(error: Exception, config_dirs: Sequence[str]) -> str:
     if isinstance(error, OverrideParseException):
         return f"'{error.override}' is not of the form factor=level or setting=value"
     return text.splitlines()[0]
+
+
+def _like(typed: str, cause: BaseException) -> str:
+    """Which settings of the composed configuration may be meant by one that it has not."""
+    node = getattr(cause, "parent_node", None)
+    if node is None:
+        return ""
+    known: list[str] = []
+
+    def walk(inner: Any, prefix: str) -> None:
+        for key in inner:
+            known.append(f"{prefix}{key}")
+            child = inner._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+                walk(child, f"{prefix}{key}.")
+
+    walk(without_hydra(node._get_root()), "")
+    # the end of a path alone
+    ends = [path for path in known if path.endswith(f".{typed}")]
+    if ends:
+        return f" Did you mean {' or '.join(repr(path) for path in ends[:3])}?"
+    # of the same depth, if any is near
+    beside = [path for path in known if path.count(".") == typed.count(".")]
+    return did_you_mean(typed, beside, most=3, cutoff=0.7) or did_you_mean(typed, known)

@@ -1,6 +1,5 @@
 """The level files of each factor, read without Hydra: names, contents and one-line summaries."""
 
-import difflib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ablate.errors import ConfigError
+from ablate.errors import ConfigError, did_you_mean
 
 
 def conf_dir() -> Path:
@@ -43,8 +42,7 @@ def level_path(group: str, name: str, search: Sequence[Path | str] = ()) -> Path
     known = level_names(group, search)
     if not known:
         raise ConfigError(f"There is no factor '{group}' with level files in {conf_dir()}.")
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
+    hint = did_you_mean(name, known)
     raise ConfigError(f"Unknown {group} '{name}'.{hint} Known levels: {', '.join(known)}.")
 
 

@@ -10,7 +10,7 @@ from ablate.config.expand import Contest as AskedContest
 from ablate.config.expand import Expansion
 from ablate.config.identity import digest
 from ablate.config.run import RunConfig, validate
-from ablate.errors import ConfigError, StoreError
+from ablate.errors import ConfigError, StoreError, did_you_mean
 from ablate.launch import launches
 from ablate.metrics import describe
 from ablate.stages.complete import rounds_of, run_name
@@ -19,7 +19,16 @@ from ablate.store import claims, crash, records
 from ablate.store.files import read_json, write_json
 from ablate.store.layout import Layout
 from ablate.store.secrets import scrub
-from ablate.store.sweeps import CONTENT, Contest, Trial, contest_data, own_name, read_sweep, sweeps
+from ablate.store.sweeps import (
+    CONTENT,
+    Contest,
+    Trial,
+    contest_data,
+    names,
+    own_name,
+    read_sweep,
+    sweeps,
+)
 
 #: of a contest's key; it stands in names of jobs and logs
 KEY_LENGTH = 12
@@ -282,7 +291,9 @@ def _write_run(path: Path, plain: dict[str, Any]) -> None:
 
 
 def find_sweep(layout: Layout, name: str | None) -> Path:
-    """The folder of a sweep whose name begins with `name`; None means the newest.
+    """The folder of a sweep, by the beginning of its name or by its file's (the newest of those).
+
+    None means the newest of all.
 
     Raises:
         StoreError: no such sweep, or several.
@@ -294,11 +305,16 @@ def find_sweep(layout: Layout, name: str | None) -> Path:
         return found[-1]
     fitting = [folder for folder in found if folder.name.startswith(name)]
     exact = [folder for folder in fitting if folder.name == name]
-    if len(exact or fitting) != 1:
-        listed = ", ".join(folder.name for folder in found[-8:])
-        what = "no sweep begins" if not fitting else f"{len(fitting)} sweeps begin"
-        raise StoreError(f"{what} with '{name}'; the last ones are {listed}")
-    return (exact or fitting)[0]
+    if len(exact or fitting) == 1:
+        return (exact or fitting)[0]
+    named = {folder: names(read_json(folder / CONTENT)) for folder in found}
+    of_file = [folder for folder in found if name in named[folder]]
+    if of_file:
+        return of_file[-1]
+    told = [folder.name + "".join(f" ({title})" for title in named[folder]) for folder in found]
+    hint = did_you_mean(name, [title for titles in named.values() for title in titles])
+    what = "no sweep is called so or begins" if not fitting else f"{len(fitting)} sweeps begin"
+    raise StoreError(f"{what} with '{name}'.{hint} The last ones are {', '.join(told[-8:])}")
 
 
 def thaw_sweep(folder: Path) -> Sweep:

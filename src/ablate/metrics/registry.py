@@ -8,14 +8,13 @@ A new metric is one function over the stored table of answers:
         return mean_over_prompts(share, table["prompt_id"])
 """
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
-from ablate.errors import DataError
+from ablate.errors import DataError, did_you_mean
 from ablate.metrics.summary import Estimate
 
 #: columns of eval.parquet for one run and split, as arrays of equal length
@@ -109,13 +108,36 @@ def describe(column: str) -> Metric:
 
 
 def unknown(given: str, known: Iterable[str]) -> DataError:
-    """The error that names the metrics there are, the closest first."""
+    """The error that names the closest metrics, then all: each name once, and the splits once."""
     names = sorted(set(known))
-    bare = list(dict.fromkeys(name.partition("/")[0] for name in names))
+    whole = [name for name in names if "/" not in name]
+    bare = list(dict.fromkeys(name.partition("/")[0] for name in names if "/" in name))
     splits = ", ".join(sorted({name.partition("/")[2] for name in names if "/" in name}))
-    close = difflib.get_close_matches(given.partition("/")[0], bare, n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
-    return DataError(
-        f"there is no metric '{given}'.{hint} There are: {', '.join(bare)}; "
-        f"most with a split, such as reward/test (splits: {splits})"
-    )
+    hint = did_you_mean(given, names if "/" in given else [*bare, *whole], most=3, cutoff=0.5)
+    lines = [f"there is no metric '{given}'.{hint}"]
+    lines.append(f"metrics with a split ({splits}), such as reward/test: {', '.join(bare)}")
+    short = [name for name in whole if "." not in name]
+    lines += [f"of a whole run: {', '.join(short)}"] if short else []
+    dotted = _families(set(whole) - set(short))
+    lines += [f"of its training reward: {'; '.join(dotted)}"] if dotted else []
+    return DataError("\n".join(lines))
+
+
+def _families(names: Iterable[str]) -> list[str]:
+    """Dotted names by what stands before their last part: `reward.fitted.(mean, scale)`."""
+    members: dict[str, list[str]] = {}
+    for name in sorted(names):
+        family, _, last = name.rpartition(".")
+        members.setdefault(family, []).append(last)
+    #: held-out prompts of two kinds, or several learnt rewards, say the same of themselves
+    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for family, found in members.items():
+        parent, _, own = family.rpartition(".")
+        alike.setdefault((parent, tuple(found)), []).append(own)
+    told = []
+    for (parent, found_last), owners in alike.items():
+        owner = owners[0] if len(owners) == 1 else f"({', '.join(owners)})"
+        path = f"{parent}.{owner}" if parent else owner
+        last = ", ".join(found_last)
+        told.append(f"{path}.({last})" if len(found_last) > 1 else f"{path}.{last}")
+    return told

@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from ablate.errors import StoreError
+from ablate.errors import StoreError, did_you_mean
 from ablate.results.load import Damaged, Runs, read_runs
 from ablate.results.rows import settings
 from ablate.store import files
 from ablate.store.layout import Layout
-from ablate.store.sweeps import CONTENT, FrozenSweep, commands_of, read_sweep, sweeps
+from ablate.store.sweeps import CONTENT, FrozenSweep, commands_of, names, read_sweep, sweeps
 
 #: words of a command that name places of a machine or a site
 _PLACES = ("results_dir=", "hydra.")
@@ -72,6 +72,9 @@ def sweep_folders(layout: Layout, name: str) -> list[Path]:
     told = "; there are: " + ", ".join(listed) if listed else "; it holds no sweep at all"
     if begins:
         raise StoreError(f"'{name}' fits {len(begins)} sweeps{told}")
+    known_names = [title for titles in named.values() for title in titles]
+    hint = did_you_mean(name, [*known_names, *(folder.name for folder in known)])
+    told += f".{hint}" if hint else ""
     raise StoreError(f"no sweep '{name}' in {layout.root.resolve()}{told}")
 
 
@@ -116,17 +119,6 @@ def copy_sweeps(layout: Layout, target: Layout, names: list[str] | None) -> None
                     "time": one.time,
                 }
                 files.write_json(attempt / "failure.json", failure)
-
-
-def names(content: dict[str, Any]) -> list[str]:
-    """The names of sweep files in a frozen sweep's command lines."""
-    words = [word for command in commands_of(content) for word in command]
-    found = [
-        value
-        for key, _, value in (word.partition("=") for word in words)
-        if key.lstrip("+") == "sweep"
-    ]
-    return list(dict.fromkeys(found))
 
 
 def typed(words: list[str]) -> str:

@@ -139,6 +139,17 @@ def commands_of(content: dict[str, Any]) -> list[list[str]]:
     return [[word for word in each if not word.startswith("analysis.")] for each in words]
 
 
+def names(content: dict[str, Any]) -> list[str]:
+    """The names of sweep files in a frozen sweep's command lines."""
+    words = [word for command in commands_of(content) for word in command]
+    found = [
+        value
+        for key, _, value in (word.partition("=") for word in words)
+        if key.lstrip("+") == "sweep"
+    ]
+    return list(dict.fromkeys(found))
+
+
 def _contest(folder: Path, plain: dict[str, Any]) -> Contest:
     path = choice_path(folder, plain["key"])
     choice = None
