@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 
 FLOORS = [
-    {"errors", "preemption"},
+    {"errors", "preemption", "printed"},
     {"config", "store", "metrics"},
     {"groups", "objectives"},
     {"trl_compat"},

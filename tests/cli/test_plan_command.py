@@ -37,7 +37,7 @@ def test_a_plan_counts_what_is_shared_and_writes_nothing(ablate: Command, tmp_pa
     assert "8 distinct runs, 1 in the store" in again.stdout
     assert numbers(again.stdout, "SFT policy")[:2] == ["2", "1"]
     assert numbers(again.stdout, "policy")[:2] == ["8", "1"]
-    assert "speeds of 1 runs in the store" in again.stdout
+    assert "speeds of 1 run in the store" in again.stdout
 
 
 def test_what_would_be_refused_is_told_once_and_the_rest_is_planned(ablate: Command) -> None:

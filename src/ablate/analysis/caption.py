@@ -4,6 +4,7 @@ import pandas as pd
 
 from ablate.analysis.table import AblationTable
 from ablate.metrics import describe
+from ablate.printed import fixed
 
 #: names that a table's heading may shorten
 SHORT = {"num_responses": "K", "training.select_checkpoint": "checkpoint"}
@@ -30,7 +31,7 @@ def title(metric: str) -> str:
 def number(value: float, metric: str, sign: bool = False) -> str:
     """A value in the metric's shown unit."""
     item = describe(metric)
-    return f"{item.scale * value:{'+' if sign else ''},.{item.digits}f}"
+    return fixed(item.scale * value, item.digits, sign)
 
 
 def caption(table: AblationTable) -> str:

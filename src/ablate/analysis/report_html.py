@@ -15,6 +15,7 @@ from ablate.analysis.formats import mark, panels, remark, row_headings, value
 from ablate.analysis.samples import Sample
 from ablate.analysis.table import AblationTable, Entry
 from ablate.metrics import describe
+from ablate.printed import fixed
 
 #: rows of a figure's numbers that are shown; the download holds all
 ROWS_SHOWN = 40
@@ -182,8 +183,9 @@ def answers(shown: Sequence[Sample], low: float, high: float) -> str:
             share = 100 * (score - low) / width
             lines.append(
                 f'<div class="answer"><span class="who">{esc(who)}</span>'
-                f'<span class="score">{score:.2f}<span class="bar" style="width:{share:.0f}%">'
-                f'</span></span><span class="text">{esc(text)}</span></div>'
+                f'<span class="score">{fixed(score, 2)}'
+                f'<span class="bar" style="width:{share:.0f}%"></span></span>'
+                f'<span class="text">{esc(text)}</span></div>'
             )
         cards.append(f'<div class="card">{"".join(lines)}</div>')
     return "\n".join(cards)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ablate.cli.store_flags import Flags, take_results_dir, tell_damaged
+from ablate.cli.words import several
 from ablate.errors import ConfigError
 from ablate.results import TABLES, Damaged, load_study
 from ablate.results.compact import compact
@@ -61,6 +62,7 @@ def main(argv: Sequence[str]) -> int:
         copy_sweeps(layout, target, args.sweep or None)
         closed = closed_sweeps(layout)
         if closed and not args.sweep:
-            print(f"{len(closed)} sweeps of other accounts are private and not in the copy")
-    print(f"{done.runs:,} runs in {done.bytes / 2**20:.1f} MB: {done.folder}")
+            told = several(len(closed), "private sweep")
+            print(f"not in the copy: {told} of other accounts")
+    print(f"{several(done.runs, 'run')} in {done.bytes / 2**20:.1f} MB: {done.folder}")
     return tell_damaged([Damaged(identity, reason) for identity, reason in done.damaged])

@@ -15,7 +15,9 @@ from ablate.analysis import arms
 from ablate.analysis.prompts import THESE_CHECKPOINTS, compare_prompts, over_seeds, paired_by_prompt
 from ablate.cli.store_flags import Flags, take_results_dir, tell_damaged
 from ablate.cli.whole import print_whole
+from ablate.cli.words import several
 from ablate.errors import ConfigError, DataError
+from ablate.printed import fixed
 from ablate.results import load_study, read_answers
 
 EXAMPLES = (
@@ -85,9 +87,9 @@ def pick(frame: pd.DataFrame, everything: pd.DataFrame, word: str) -> pd.DataFra
     found = everything[everything["id"].str.startswith(word)]
     if len(found) != 1:
         listed = ", ".join(identity[:12] for identity in found["id"][:8])
-        told = (
-            f"fits {len(found)} runs: {listed}" if len(found) else "fits no run (see `ablate ls`)"
-        )
+        told = "fits no run (see `ablate ls`)"
+        if len(found):
+            told = f"fits {several(len(found), 'run')}: {listed}"
         raise ConfigError(f"'{word}' {told}")
     return found
 
@@ -156,12 +158,12 @@ def _numbers(console: Console, both: pd.DataFrame, pairs: int, split: str) -> No
     name = f"judge reward, {split}"
     prompts = both["prompt_id"].nunique()
     if not math.isnan(half):
-        told = f"the two arms: {pairs} seeds, paired t test, p = {p:.3f}"
-        grid.add_row(name, f"{mean:+.3f}", f"{mean - half:+.3f} … {mean + half:+.3f}", told)
+        told = f"the two arms: {several(pairs, 'seed')}, paired t test, p = {p:.3f}"
+        grid.add_row(name, *_signed(mean, mean - half, mean + half), told)
         name = ""
     gap = found.difference
-    told = f"{THESE_CHECKPOINTS}: {prompts} prompts"
-    grid.add_row(name, f"{gap.mean:+.3f}", f"{gap.low:+.3f} … {gap.high:+.3f}", told)
+    told = f"{THESE_CHECKPOINTS}: {several(prompts, 'prompt')}"
+    grid.add_row(name, *_signed(gap.mean, gap.low, gap.high), told)
     wins = found.wins
     grid.add_row(
         "A wins, % (a tie is half)", f"{100 * wins.mean:.1f}",
@@ -176,24 +178,33 @@ def _numbers(console: Console, both: pd.DataFrame, pairs: int, split: str) -> No
         )
 
 
+def _signed(mean: float, low: float, high: float) -> tuple[str, str]:
+    mean_told, low_told, high_told = (fixed(value, 3, sign=True) for value in (mean, low, high))
+    return mean_told, f"{low_told} … {high_told}"
+
+
 def _side_by_side(console: Console, both: pd.DataFrame, top: int) -> None:
     """The prompts with the largest mean differences, each with one pair of answers."""
     size = both.groupby("prompt_id", sort=False)["difference"].mean().abs()
     chosen = size.sort_values(ascending=False, kind="stable").head(top)
     if top:
-        console.print(f"\n[bold]the {len(chosen)} prompts on which they differ most[/]")
+        console.print(f"\n[bold]the {several(len(chosen), 'prompt')} on which they differ most[/]")
     for prompt_id in chosen.index:
         rows = both[both["prompt_id"] == prompt_id]
         row = rows.iloc[int(np.argmax(rows["difference"].abs().to_numpy()))]
         mean = rows["difference"].mean()
-        over = f", {mean:+.2f} on average over {len(rows)} answers" if len(rows) > 1 else ""
+        over = (
+            f", {fixed(mean, 2, sign=True)} on average over {len(rows)} answers"
+            if len(rows) > 1
+            else ""
+        )
         console.print(Text(f"\n{row['prompt']}", style="bold"))
         grid = Table.grid(padding=(0, 2))
         grid.add_column(no_wrap=True)
         grid.add_column(justify="right", no_wrap=True)
         grid.add_column(overflow="fold")
-        grid.add_row("A", f"{row['first']:.2f}", Text(str(row["first_response"])))
-        grid.add_row("B", f"{row['second']:.2f}", Text(str(row["second_response"])))
+        grid.add_row("A", fixed(row["first"], 2), Text(str(row["first_response"])))
+        grid.add_row("B", fixed(row["second"], 2), Text(str(row["second_response"])))
         console.print(grid)
         seed = f"seed {row['seed']}{over}" if over else ""
         if seed:

@@ -4,12 +4,15 @@ from typing import Any
 
 from rich.table import Table
 
+from ablate.printed import fixed
+
+#: column -> title, decimals, factor
 COLUMNS = {
-    "judge_reward": ("judge", "{:.3f}"),
-    "training_reward": ("training reward", "{:.3f}"),
-    "kl": ("KL to SFT, nats", "{:.2f}"),
-    "length": ("length", "{:.1f}"),
-    "truncated": ("cut off, %", "{:.0%}"),
+    "judge_reward": ("judge", 3, 1),
+    "training_reward": ("training reward", 3, 1),
+    "kl": ("KL to SFT, nats", 2, 1),
+    "length": ("length", 1, 1),
+    "truncated": ("cut off, %", 0, 100),
 }
 #: a longer curve is thinned out; curve.parquet holds all of it
 MOST = 16
@@ -28,7 +31,7 @@ def curve_table(rounds: list[dict[str, Any]]) -> Table | None:
     for name in names:
         table.add_column(COLUMNS[name][0], justify="right")
     for number, point in _thinned(points):
-        cells = [COLUMNS[name][1].format(point[name]).removesuffix("%") for name in names]
+        cells = [fixed(COLUMNS[name][2] * point[name], COLUMNS[name][1]) for name in names]
         place = [str(number)] if several else []
         table.add_row(*place, f"{point['step']:.0f}", *cells)
     return table

@@ -9,6 +9,7 @@ from ablate.cli.store_words import split_words
 from ablate.cli.stored import all_records
 from ablate.cli.usage import STORE, Usage
 from ablate.errors import ConfigError
+from ablate.printed import fixed
 from ablate.store import records
 from ablate.store.records import Record
 
@@ -69,8 +70,8 @@ def _row(record: Record) -> dict[str, str]:
         "collection": config["collection"]["name"],
         "seed": str(config["seed"]["value"]),
         "status": status if record.revision == 1 else f"{status}, rev. {record.revision}",
-        "judge": f"{mean['reward']:.3f}",
-        "SFT": f"{mean['reward_sft']:.3f}",
-        "win %": f"{100 * mean['win_rate']:.1f}",
-        "KL": f"{mean['kl']:.2f}",
+        "judge": fixed(mean["reward"], 3),
+        "SFT": fixed(mean["reward_sft"], 3),
+        "win %": fixed(100 * mean["win_rate"], 1),
+        "KL": fixed(mean["kl"], 2),
     }

@@ -12,6 +12,7 @@ from rich.text import Text
 from ablate.cli.objective_facts import Facts, NotOffered, all_facts, facts, not_offered
 from ablate.cli.objective_page import show_page
 from ablate.cli.usage import LEVELS, Usage
+from ablate.cli.words import several
 from ablate.errors import ConfigError
 
 USAGE = Usage(
@@ -58,7 +59,9 @@ def main(argv: Sequence[str]) -> int:
     found, missing = all_facts(args.config_dir), not_offered()
     if args.into:
         insert(Path(args.into), markdown(found, missing))
-        console.print(f"{len(found)} objectives written into {args.into}", highlight=False)
+        console.print(
+            f"{several(len(found), 'objective')} written into {args.into}", highlight=False
+        )
     elif args.format == "md":
         print(markdown(found, missing))
     else:
@@ -101,7 +104,9 @@ def show_list(console: Console, found: list[Facts], missing: list[NotOffered]) -
             arxiv = f"arXiv {row.arxiv}" if row.arxiv else ""
             table.add_row(Text(f"  {row.name}"), Text(arxiv), Text(row.reason, style="dim"))
         console.print(table)
-    console.print(f"\n{len(found)} objectives; `ablate objectives LEVEL` shows one in full")
+    console.print(
+        f"\n{several(len(found), 'objective')}; `ablate objectives LEVEL` shows one in full"
+    )
 
 
 def _paragraph(item: Facts) -> Table:

@@ -7,6 +7,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from ablate.printed import fixed
 from ablate.stages.complete import Outcome
 from ablate.store.records import Record
 
@@ -77,19 +78,19 @@ def metrics_table(record: Record) -> Table:
     for split in splits:
         table.add_column(SPLIT_TITLES[split], justify="right")
     rows = [
-        ("judge reward, SFT", "reward_sft", "{mean:.3f} ± {half:.3f}", 1.0),
-        ("judge reward, trained", "reward", "{mean:.3f} ± {half:.3f}", 1.0),
-        ("win rate against SFT, %", "win_rate", "{mean:.1f} ± {half:.1f}", 100.0),
-        ("KL to SFT, nats", "kl", "{mean:.2f} ± {half:.2f}", 1.0),
-        ("mean length, tokens", "length", "{mean:.1f} ± {half:.1f}", 1.0),
+        ("judge reward, SFT", "reward_sft", 3, 1.0),
+        ("judge reward, trained", "reward", 3, 1.0),
+        ("win rate against SFT, %", "win_rate", 1, 100.0),
+        ("KL to SFT, nats", "kl", 2, 1.0),
+        ("mean length, tokens", "length", 1, 1.0),
     ]
-    for title, metric, form, factor in rows:
+    for title, metric, digits, factor in rows:
         cells = []
         for split in splits:
             estimate = metrics[metric][split]
             half = (estimate["high"] - estimate["low"]) / 2
             # one prompt has no interval, not one of no width
-            shown = form if estimate["n"] > 1 else form.partition(" ±")[0]
-            cells.append(shown.format(mean=factor * estimate["mean"], half=factor * half))
+            told = f" ± {fixed(factor * half, digits)}" if estimate["n"] > 1 else ""
+            cells.append(fixed(factor * estimate["mean"], digits) + told)
         table.add_row(title, *cells)
     return table

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ablate.cli.store_flags import take_results_dir, tell_damaged
 from ablate.cli.table_command import check_study, make_table, parser
+from ablate.cli.words import several
 from ablate.errors import ConfigError
 from ablate.results import Study, load_study
 
@@ -60,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
                        for path in figure.save(args.figures / stem)]  # fmt: skip
         except OSError as error:
             raise ConfigError(f"--figures {args.figures} cannot be written: {error}") from error
-        print(f"wrote {len(written)} files in {args.figures}", file=sys.stderr)
+        print(f"wrote {several(len(written), 'file')} in {args.figures}", file=sys.stderr)
     return code
 
 

@@ -9,6 +9,7 @@ from ablate.cli.usage import LEVELS, STORE, Usage
 from ablate.config import legality
 from ablate.config.compose import compose
 from ablate.errors import ConfigError
+from ablate.printed import fixed
 
 if TYPE_CHECKING:
     from ablate.stages.graph import Stage
@@ -72,14 +73,14 @@ def main(argv: Sequence[str]) -> int:
     for _, rows in list(table.groupby("prompt_id", sort=False))[:PROMPTS_SHOWN]:
         console.print(f"[bold]{rows['prompt'].iloc[0]}[/]", highlight=False)
         for row in rows.head(ANSWERS_SHOWN).itertuples():
-            console.print(f"  {row.label:6.2f}  {row.response}", highlight=False)
+            console.print(f"  {fixed(row.label, 2):>6}  {row.response}", highlight=False)
     spread = table.groupby("prompt_id")["label"]
     given = labels_stage.params["source"] == "given"
     console.print(
         f"\n{len(table)} {_origin(labels_stage)} to {spread.ngroups} prompts: mean "
         f"{'score in the dataset' if given else 'judge score'} "
-        f"{table['label'].mean():.2f}, standard deviation within prompts "
-        f"{spread.std().mean():.2f}, mean of the best {spread.max().mean():.2f}",
+        f"{fixed(table['label'].mean(), 2)}, standard deviation within prompts "
+        f"{fixed(spread.std().mean(), 2)}, mean of the best {fixed(spread.max().mean(), 2)}",
         highlight=False,
     )
     return 0

@@ -17,6 +17,7 @@ from ablate.cli.stored import find_record
 from ablate.cli.usage import STORE, Usage
 from ablate.cli.words import several
 from ablate.errors import ConfigError
+from ablate.printed import fixed
 from ablate.store import records
 from ablate.store.layout import Layout
 from ablate.store.records import Record
@@ -149,7 +150,7 @@ def _reward(reward: dict[str, Any]) -> str:
     if found["accuracy_clean"] not in (None, found["accuracy"]):
         parts.append(f"{100 * found['accuracy_clean']:.1f} % by the scores behind the labels")
     if found["pearson"] is not None:
-        parts.append(f"correlation within prompts {found['pearson']:.3f}")
+        parts.append(f"correlation within prompts {fixed(found['pearson'], 3)}")
     if reward.get("judge_share", "none") != "none":
         what = "is" if reward["judge_share"] == "all" else "is in part"
         parts.append(f"{what} the judge itself")
@@ -261,6 +262,6 @@ def _answers(console: Console, layout: Layout, record: Record) -> None:
     for row in table.head(ANSWERS_SHOWN).itertuples():
         console.print(f"\n[bold]{row.prompt}[/]", highlight=False)
         console.print(
-            f"  SFT     {row.baseline_score:6.2f}  {row.baseline_response}", highlight=False
+            f"  SFT     {fixed(row.baseline_score, 2):>6}  {row.baseline_response}", highlight=False
         )
-        console.print(f"  policy  {row.judge_score:6.2f}  {row.response}", highlight=False)
+        console.print(f"  policy  {fixed(row.judge_score, 2):>6}  {row.response}", highlight=False)

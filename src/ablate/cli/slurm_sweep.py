@@ -5,6 +5,7 @@ import time
 from rich.console import Console
 
 from ablate.cli.sweep import checked, show_results, tell, tuning_line, with_threads
+from ablate.cli.words import several
 from ablate.config.expand import Expansion
 from ablate.config.launcher import SlurmConfig
 from ablate.errors import SchedulerError
@@ -41,18 +42,19 @@ def sweep_on_slurm(
 def submit_and_tell(console: Console, sweep: Sweep, config: SlurmConfig) -> None:
     """Submits, says what was submitted and what to type next."""
     submission = submit(sweep, config)
-    told = [f"{len(sweep.plans)} runs", f"{submission.stored} in the store"]
+    told = [several(len(sweep.plans), "run"), f"{submission.stored} in the store"]
     if submission.already_queued:
-        told.append(f"{submission.already_queued} jobs queued before")
+        told.append(f"{several(submission.already_queued, 'job')} queued before")
     console.print(f"sweep {sweep.name}: {', '.join(told)}", highlight=False)
     if sweep.contests:
         console.print(tuning_line(sweep), highlight=False)
     if submission.arrays:
         shared = ""
         if submission.runs_per_job > 1:
-            shared = f" ({submission.runs_per_job} runs to a job)"
+            shared = f" ({several(submission.runs_per_job, 'run')} to a job)"
         console.print(
-            f"submitted {submission.stages} stages and {submission.runs} runs{shared} as "
+            f"submitted {several(submission.stages, 'stage')} and "
+            f"{several(submission.runs, 'run')}{shared} as "
             f"job{'s' if len(submission.arrays) > 1 else ''} {', '.join(submission.arrays)}",
             highlight=False,
         )

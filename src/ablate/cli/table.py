@@ -9,14 +9,15 @@ from rich.table import Table
 
 from ablate.analysis import Cell, cells, varied_settings
 from ablate.launch.local import RunOutcome
+from ablate.printed import fixed
 
-#: column -> title, form and factor; the last ones give way where the terminal is narrow
+#: column -> title, decimals and factor; the last ones give way where the terminal is narrow
 METRICS = {
-    "reward/test": ("reward, test", "{:.3f}", 1.0),
-    "win_rate/test": ("win rate, %", "{:.1f}", 100.0),
-    "kl/test": ("KL, nats", "{:.2f}", 1.0),
-    "reward/ood": ("reward, ood", "{:.3f}", 1.0),
-    "length/test": ("length", "{:.1f}", 1.0),
+    "reward/test": ("reward, test", 3, 1.0),
+    "win_rate/test": ("win rate, %", 1, 100.0),
+    "kl/test": ("KL, nats", 2, 1.0),
+    "reward/ood": ("reward, ood", 3, 1.0),
+    "length/test": ("length", 1, 1.0),
 }
 SHORT = {"num_responses": "K"}
 
@@ -69,10 +70,10 @@ def _render(found: list[Cell], keys: list[str], metrics: list[str]) -> Table:
     for cell in found:
         values = []
         for metric in metrics:
-            _, form, factor = METRICS[metric]
-            text = form.format(factor * cell.mean[metric])
+            _, digits, factor = METRICS[metric]
+            text = fixed(factor * cell.mean[metric], digits)
             if not math.isnan(cell.half[metric]):
-                text += " ± " + form.format(factor * cell.half[metric])
+                text += " ± " + fixed(factor * cell.half[metric], digits)
             values.append(text)
         labels = [str(cell.labels[key]) for key in keys]
         extra = [str(cell.diverged)] if any(other.diverged for other in found) else []
@@ -95,7 +96,7 @@ def _notes(frame: pd.DataFrame, found: list[Cell], metrics: list[str]) -> list[s
         notes.append("two seeds give very wide intervals; three to five are worth their time")
     sft = [c for c in frame.columns if c == "reward_sft/test"]
     if sft:
-        notes.append(f"SFT policy: reward, test {frame[sft[0]].mean():.3f}")
+        notes.append(f"SFT policy: reward, test {fixed(frame[sft[0]].mean(), 3)}")
     rows = [tuple(cell.mean[metric] for metric in metrics) for cell in found]
     if len(set(rows)) < len(rows):
         notes.append("two rows hold identical numbers: they may be the same run under two names")

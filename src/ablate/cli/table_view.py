@@ -12,6 +12,7 @@ from ablate.analysis.formats import mark, panels, remark, row_headings, value
 from ablate.analysis.table import AblationTable, Entry
 from ablate.cli.whole import print_whole
 from ablate.metrics import describe
+from ablate.printed import fixed
 
 
 def show(console: Console, table: AblationTable) -> None:
@@ -86,7 +87,7 @@ def _numbers(entry: Entry, found: dict[str, Any]) -> list[str]:
         gap,
         f"{low} … {high}",
         "< 0.001" if p < 0.001 else f"{p:.3f}",
-        f"{found['effect']:+.1f}",
+        fixed(found["effect"], 1, sign=True),
     ]
 
 
