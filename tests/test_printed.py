@@ -55,7 +55,8 @@ def test_the_list_of_runs_has_none() -> None:
     }  # fmt: skip
     names = ("reward_sft", "reward", "win_rate", "kl")
     metrics = {name: {"test": {"mean": -1e-5}} for name in names}
-    data = {"id": "a" * 32, "config": config, "metrics": metrics, "status": "done"}
+    data = {"id": "a" * 32, "config": config, "metrics": metrics}
+    data |= {"status": "done", "revision": 1}
     row = _row(Record(Path("1"), data))
     assert [row[name] for name in ("judge", "SFT", "win %", "KL")] == ["0.000"] * 2 + [
         "0.0", "0.00",
