@@ -49,10 +49,11 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
         rows = [name for name in rows if not name.startswith(arms.JUDGED_BY)]
     frame, lacking = _keyed(frame, rows, cols), _keyed(lacking, rows, cols)
     same_scale = _check_judges(frame, cols)
+    differing = arms.trial_settings(frame)
     target, short, along = None, list[str](), list[str]()
     tuned: dict[tuple[Key, Key], Tuned] = {}
     if question.matched_kl is None or question.choose_by is not None:
-        frame, tuned = one_trial(frame, rows, cols, question)
+        frame, tuned = one_trial(frame, rows, cols, question, differing)
     settled = settle(question, without_trials(frame), metrics[0], same_scale)
     share = question.margin_share if settled.margin != question.margin else None
     question = settled
@@ -63,7 +64,6 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
         split = metrics[0].partition("/")[2]
         wanted = None if question.matched_kl == "max" else float(question.matched_kl)
         cells = frame.groupby(["row", "col"], sort=False)
-        differing = arms.trial_settings(frame)
         along = sorted({name for _, part in cells for name in arms.trial_settings(part, differing)})
         curves = read_tables(frame, CURVE)
         matched = at_matched_kl(frame, split, wanted, curves)
@@ -98,7 +98,7 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
     table = AblationTable(
         [arms.short(name) for name in rows], [arms.short(name) for name in cols],
         _order(frame, lacking, "row"), _order(frame, lacking, "col"), metrics, {}, compared,
-        question, frame, lacking, same_scale, twins,
+        question, frame, lacking, same_scale, twins, differing,
     )  # fmt: skip
     _fill(table, ranked, baseline, tuned)
     table.matched_kl, table.short_of_kl, table.partners = target, short, partners

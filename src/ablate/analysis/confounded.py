@@ -15,7 +15,10 @@ _MATCH = "config.match"
 
 
 def confounded(
-    frame: pd.DataFrame, factors: Sequence[str], known: Collection[str] = ()
+    frame: pd.DataFrame,
+    factors: Sequence[str],
+    among: Sequence[str] | None = None,
+    known: Collection[str] = (),
 ) -> list[str]:
     """A line per setting that changes from cell to cell beside the factors.
 
@@ -25,12 +28,13 @@ def confounded(
     Args:
         frame: the runs of a table, with `row` and `col` or the factors themselves.
         factors: columns that make the cells.
+        among: the only settings that can differ, where that is known.
         known: settings that are told elsewhere, such as tuned ones.
 
     Returns:
         Such as `training: default for collection=offline; online for collection=online`.
     """
-    left = [c for c in arms.trial_settings(frame) if c not in known and c not in factors]
+    left = [c for c in arms.trial_settings(frame, among) if c not in known and c not in factors]
     left = [c for c in left if not _of_a_factor(frame, factors, c)]
     words = frame[list(dict.fromkeys([*factors, *left]))].apply(arms.texts)
     if factors:

@@ -28,11 +28,18 @@ def without_trials(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def one_trial(
-    frame: pd.DataFrame, rows: list[str], cols: list[str], question: Question
+    frame: pd.DataFrame,
+    rows: list[str],
+    cols: list[str],
+    question: Question,
+    differing: list[str],
 ) -> tuple[pd.DataFrame, dict[tuple[Key, Key], Tuned]]:
-    """Cells that hold one trial each, chosen where there are several and the question says how."""
+    """Cells that hold one trial each, chosen where there are several and the question says how.
+
+    Args:
+        differing: the settings in which the runs differ.
+    """
     parts, tuned = [], {}
-    differing = arms.trial_settings(frame)
     for cell, part in frame.groupby(["row", "col"], sort=False):
         mixed = arms.trial_settings(part, differing)
         phases = set(part[PHASE]) if PHASE in part else set()

@@ -77,6 +77,8 @@ class AblationTable:
     same_scale: bool
     #: arm -> the first arm that consists of the same runs, mostly itself
     twins: dict[Any, Any]
+    #: the settings in which runs that were asked for differ, trials included
+    differing: list[str]
     #: nats, where arms are compared at equal KL; and the curves that do not reach it
     matched_kl: float | None = None
     short_of_kl: list[str] = field(default_factory=list)

@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         _show(Console(), found, metric, answers is not None)
         tuned = _tuned(arms.keep(study.frame, args.where), factors)
-        _qualify(Console(), tuned, confounded(frame, factors, tuned), len(study.lacking))
+        _qualify(Console(), tuned, confounded(frame, factors, known=tuned), len(study.lacking))
     if args.figure is not None:
         from ablate.analysis.figures import which_choice_matters
 
