@@ -222,7 +222,7 @@ def _awaited(found: FrozenSweep) -> list[dict[str, Any]]:
 
 
 def _choices(found: FrozenSweep, runs: pd.DataFrame) -> list[str]:
-    """Optima at the edge of what was tried, and contests that lacked trials."""
+    """Contests whose choice lacked trials."""
     notes = []
     names = _arms(found, runs)
     for contest, name in zip(found.contests, names, strict=True):
@@ -230,16 +230,6 @@ def _choices(found: FrozenSweep, runs: pd.DataFrame) -> list[str]:
         if choice is None:
             continue
         tried = len(contest.trials)
-        edges = [
-            f"{setting}={choice.settings[setting]:g} "
-            f"({'smallest' if end == 'low' else 'largest'} of {tried})"
-            for setting, end in choice.edges.items()
-        ]
-        if edges:
-            notes.append(
-                f"{name}: chosen at the edge of what was tried: {', '.join(edges)}; the optimum "
-                "may lie beyond"
-            )
         lacking = sum(value is None for value in choice.values)
         if lacking:
             notes.append(
