@@ -63,20 +63,19 @@ def _composed(levels: dict[str, str], config: dict[str, Any]) -> tuple[dict[str,
             run_mode=RunMode.RUN,
             with_log_configuration=False,
         )
-        given = dict(records.flat(config))
-        bare = without_hydra(composed)
-        asked = [path for path, value in records.flat(_plain(bare)) if value == "???"]
-        for path in asked:
-            OmegaConf.update(bare, path, given.get(path), force_add=True)
-        plain = OmegaConf.to_container(bare, resolve=True)
+        plain = OmegaConf.to_container(without_hydra(composed), resolve=True)
         assert isinstance(plain, dict)
-        run = validate({str(key): value for key, value in plain.items()})
-        return dict(run.model_dump(mode="json")), asked
+        usual = {str(key): value for key, value in plain.items()}
+    given = dict(records.flat(config))
+    asked = [path for path, value in records.flat(usual) if value == "???"]
+    for path in asked:
+        _put(usual, path, given.get(path))
+    return dict(validate(usual).model_dump(mode="json")), asked
 
 
-def _plain(config: Any) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    plain = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+def _put(node: dict[str, Any], path: str, value: Any) -> None:
+    """Plain data: what a record holds is no text to resolve."""
+    *parents, last = path.split(".")
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
