@@ -48,7 +48,9 @@ def main(argv: Sequence[str]) -> int:
     # numbers that are cut off are worse than a line that is too long
     wide = Console(width=1000).measure(table).maximum
     Console(width=max(wide, console.width)).print(table)
-    console.print("[dim]judge reward on test (SFT: before training); `ablate show ID` tells all[/]")
+    console.print(
+        "[dim]judge reward on test (SFT: before training); `ablate show ID` tells more[/]"
+    )
     for failure in failed:
         reason = failure.data["reason"].splitlines()[0]
         console.print(f"[red]failed[/] {failure.data['id'][:12]} {failure.data['name']}: {reason}")

@@ -46,7 +46,9 @@ def main(argv: Sequence[str]) -> int:
     console = Console()
     whole = "--all" in flags
     console.print(f"[bold]{record.data['name']}[/]  {record.identity}", highlight=False)
-    console.print(f"status {record.data['status']}, revision {record.revision}, {record.path}\n")
+    console.print(f"status {record.data['status']}, revision {record.revision}")
+    # to be copied
+    console.print(f"{record.path}\n", soft_wrap=True, highlight=False)
     console.print(metrics_table(record))
     console.print("[dim]± 95 % over prompts: these checkpoints only[/]\n")
     curve = curve_table(record.data["rounds"]) if "rounds" in record.data else None

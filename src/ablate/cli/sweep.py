@@ -57,7 +57,8 @@ def _run(
         console.print(tuning_line(sweep))
     console.print(
         f"{several(len(sweep.plans), 'run')}, {workers} at a time with "
-        f"{several(threads, 'thread')} each; sweep {sweep.name} in {sweep.folder}"
+        f"{several(threads, 'thread')} each; sweep {sweep.name} in {sweep.folder}",
+        soft_wrap=True,
     )
     return run_pool(console, sweep, workers, max_restarts)
 
