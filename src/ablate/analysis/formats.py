@@ -63,13 +63,18 @@ def value(entry: Entry) -> str:
     return text if math.isnan(entry.half) else f"{text} ± {number(entry.half, entry.metric)}"
 
 
-def remark(entry: Entry) -> str:
+def remarks(entry: Entry) -> list[str]:
     """What became of the cell's runs, where not all simply finished."""
     asked = entry.runs + sum(entry.lacking.values())
     told = [f"{count} of {asked} {state}" for state, count in entry.lacking.items()]
     if entry.diverged:
         told.append(f"{entry.diverged} of {entry.runs} diverged")
-    return ", ".join(told)
+    return told
+
+
+def remark(entry: Entry) -> str:
+    """The same in one line; nothing where all simply finished."""
+    return ", ".join(remarks(entry))
 
 
 def markdown(table: AblationTable) -> str:

@@ -230,12 +230,19 @@ class Maker:
 
     def missing(self, damaged: list[str]) -> list[str]:
         """Runs that were asked for and are not there, with reasons."""
-        rows = []
+        rows, cells = [], dict[str, str]()
+        for line in self.table.lacking.to_dict("records"):
+            cells[line["id"]] = name_of(self.table, line["row"], line["col"])
         for line in self.lacking.to_dict("records"):
-            words = " ".join(
-                f"{name}={arms.plain(line[name])}"
-                for name in ("objective", "num_responses", "reward", "collection", "seed")
-                if name in line
+            # runs that belong to no cell of this table have no other name than their settings
+            words = (
+                f"{cells[line['id']]} seed {line['seed']}"
+                if line["id"] in cells
+                else " ".join(
+                    f"{name}={arms.plain(line[name])}"
+                    for name in ("objective", "num_responses", "reward", "collection", "seed")
+                    if name in line
+                )
             )
             reason = (str(line["reason"]).splitlines() or [""])[0]
             rows.append([h.esc(words), h.esc(str(line["state"])), h.esc(reason),

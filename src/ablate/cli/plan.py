@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ablate.cli.run import check_launcher, expand_words, quiet_libraries
+from ablate.cli.whole import print_paragraph, print_whole
 from ablate.config import legality
 from ablate.config.expand import Contest, Expansion
 from ablate.config.run import RunConfig
@@ -122,15 +123,15 @@ def _tell_runs(
         contest = expansion.contests[0]
         reported = sum(records.has_record(layout, identity) for identity in later)
         told = f", {reported} in the store" if chosen else ""
-        console.print(
+        print_paragraph(
+            console,
             f"{len(expansion.contests)} arms with {len(contest.trials)} trials each: {len(first)} "
             f"distinct runs, {stored} in the store; the best on {contest.by} is then reported "
             f"with {len(later)} runs of fresh seeds{told}",
-            highlight=False,
         )
         ranges = {c: r for one in expansion.contests for c, r in one.ranges.items()}
         listed = ", ".join(f"{name} {low:g}–{high:g}" for name, (low, high) in ranges.items())
-        console.print(f"[dim]tuned: {listed}[/]", highlight=False)
+        print_paragraph(console, f"tuned: {listed}", style="dim", indent=7)
         return
     arms, runs = _several(len(expansion.runs), "arm"), _several(len(first), "distinct run")
     console.print(f"{arms}, {runs}, {stored} in the store", highlight=False)
@@ -168,15 +169,15 @@ def _tell_stages(console: Console, plans: list[RunPlan], layout: Layout) -> None
         "[bold]all[/]", str(len(stages)), str(len(stages) - len(missing)), "",
         _count(whole.samples), _count(whole.generated + whole.trained + whole.read), _time(seconds),
     )  # fmt: skip
-    console.print(table)
+    print_whole(console, table)
     if missing:
         workers = default_workers(plans)
-        console.print(
+        print_paragraph(
+            console,
             f"{seconds / 3600:.2f} device-hours; about {_time(seconds / workers)} with {workers} "
             f"at a time. {estimates.basis()}",
-            highlight=False,
         )
-    console.print(estimates.largest(plans), highlight=False)
+    print_paragraph(console, estimates.largest(plans))
 
 
 class _Estimates:
