@@ -78,12 +78,6 @@ def test_figures_hold_the_numbers_that_they_show(store: Path) -> None:
     assert [who for who, _, _ in shown[0].answers] == ["SFT", "dpo", "simpo"]
 
 
-def test_no_two_arms_look_alike() -> None:
-    looks = plots.look([str(number) for number in range(40)])
-    assert len(set(looks.values())) == 40
-    assert {colour for colour, _ in looks.values()} == set(plots.COLOURS)
-
-
 @pytest.mark.parametrize(
     ("words", "told"),
     [
