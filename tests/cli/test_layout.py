@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ablate.analysis import Question, build
-from ablate.analysis.caption import baseline_of, name_of, study_notes
+from ablate.analysis.caption import baseline_of, glued, name_of, study_notes
 from ablate.cli.main import run
 from ablate.cli.whole import print_in_parts, print_paragraph, print_whole
 from ablate.results import load_study
@@ -84,6 +84,18 @@ def test_a_paragraph_lines_up_and_keeps_every_word() -> None:
     assert first.startswith("note: ")
     assert all(re.match(r" {6}\S", line) for line in others)
     assert " ".join([first, *others]).split() == ["note:", *words.split()]
+
+
+@pytest.mark.parametrize("width", range(12, 40))
+def test_numbers_in_sentences_keep_their_signs_and_units(width: int) -> None:
+    told = "Mean ± 95 % over 5 seeds; * p ≤ 0.05 after Holm; 1.5 ± 0.2 of 100 % of cells"
+    console = Console(width=width, file=io.StringIO())
+    print_paragraph(console, glued(told))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert " ".join(lines) == told
+    for line in lines:
+        assert not re.search(r"^[%±≤]|[±≤]$", line), line
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])

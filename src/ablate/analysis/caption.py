@@ -1,5 +1,6 @@
 """Words of a table: names of cells and metrics, numbers in their units, the caption."""
 
+import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -12,6 +13,8 @@ from ablate.results.sweeps import SweepNote
 SHORT = {"num_responses": "K", "training.select_checkpoint": "checkpoint"}
 #: factors whose levels need no name before them
 SPEAKING = ("objective", "reward", "base_model", "dataset", "collection")
+#: blanks between a number and its sign or unit
+_BESIDE = re.compile(r"(?<=\d) (?=[%±])|(?<=[≤≥±]) (?=\d)|(?<=\w) (?=[≤≥]\s)")
 
 
 def parts_of(table: AblationTable, row: Key, col: Key) -> tuple[str, ...]:
@@ -66,6 +69,11 @@ def number(value: float, metric: str, sign: bool = False) -> str:
     """A value in the metric's shown unit."""
     item = describe(metric)
     return f"{item.scale * value:{'+' if sign else ''},.{item.digits}f}"
+
+
+def glued(text: str) -> str:
+    """Text whose numbers stay beside their signs and units wherever its lines break."""
+    return _BESIDE.sub("\u00a0", text)
 
 
 def caption(table: AblationTable) -> str:

@@ -23,7 +23,7 @@ from ablate.errors import AblateError
 from ablate.metrics import METRICS
 
 #: metrics side by side in one of the tables of every metric
-ABREAST = 7
+ABREAST = 6
 #: settings that are words for people, or places
 WORDS = ("config.results_dir", *(f"config.objective.{name}" for name in (
     "title", "formula", "rpo_reading", "arxiv", "checked")))  # fmt: skip
@@ -220,7 +220,7 @@ class Maker:
             lines = [
                 [
                     h.esc(name_of(one, row, ())),
-                    *(h.esc(value(one.entries[row, (), metric])) for metric in some),
+                    *(h.whole(value(one.entries[row, (), metric])) for metric in some),
                 ]
                 for row in one.rows
             ]

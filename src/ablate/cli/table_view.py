@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ablate.analysis.caption import name_of, number, title
+from ablate.analysis.caption import glued, name_of, number, title
 from ablate.analysis.formats import mark, panels, remarks, row_headings, value
 from ablate.analysis.table import AblationTable, Entry
 from ablate.cli.whole import print_in_parts, print_paragraph, print_whole
@@ -29,12 +29,12 @@ def show(console: Console, table: AblationTable) -> None:
         print_in_parts(console, grid, len(row_headings(table)))
         console.print()
     _differences(console, table)
-    print_paragraph(console, table.caption, style="dim")
+    print_paragraph(console, glued(table.caption), style="dim")
     for note in table.notes:
         # a colon-free indent marks the lines that belong to the note above
         under = note.startswith("  ")
         lead, indent = ("    ", 8) if under else ("note: ", 6)
-        print_paragraph(console, note.strip(), style="dim", first=lead, indent=indent)
+        print_paragraph(console, glued(note.strip()), style="dim", first=lead, indent=indent)
 
 
 def _grid() -> Table:

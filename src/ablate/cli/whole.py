@@ -65,6 +65,7 @@ def print_paragraph(console: Console, text: str, *, style: str = "", first: str 
     """Prints text that wraps between words and lines up below its own first word.
 
     Args:
+        text: its hard blanks (U+00A0) are blanks at which no line breaks.
         first: what stands before the text.
         indent: blanks before every further line; those of an indented text are counted here too.
     """
@@ -74,7 +75,8 @@ def print_paragraph(console: Console, text: str, *, style: str = "", first: str 
         text, WIDE if long else console.width, initial_indent=first, subsequent_indent=" " * indent,
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
-    console.print(Text("\n".join(lines), style=style), soft_wrap=True)
+    told = "\n".join(lines).replace("\u00a0", " ")
+    console.print(Text(told, style=style), soft_wrap=True)
 
 
 def _gap(table: Table) -> int:
