@@ -39,7 +39,8 @@ show(table, view)
 draw(lambda t: plots.differences(t, t.metrics[0]), table)
 
 # %% [markdown]
-# Offline, a policy of the shipped study has a single checkpoint: *valid* and *last* are the same there.
+# *valid* chose among the checkpoints that each run kept, by the judge on valid prompts; *last* is what one
+# has without a judge. Where both hold the same numbers, the last checkpoint was the best on valid.
 
 # %% [markdown]
 # How well each source orders the pool's pairs, and how calibrated it is:

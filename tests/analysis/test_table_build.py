@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from ablate.analysis import AblationTable, Question, build, differences
+from ablate.analysis.arms import trial_settings
 from ablate.analysis.notebook import View
 from ablate.analysis.reported import one_trial
 from ablate.errors import ConfigError, DataError
@@ -354,8 +355,10 @@ def test_a_cell_of_several_tuned_arms_says_what_tells_them_apart() -> None:
         for phase, lr, seed in (("tune", 1e-4, 1000), ("tune", 3e-4, 1000), ("report", 3e-4, 0))
     ]  # fmt: skip
     frame = pd.DataFrame(runs).assign(row=[("4",)] * 6, col=[()] * 6)
+    rows, asked = ["config.num_responses.k"], Question(choose_by="reward/valid")
+    differing = trial_settings(frame)
     with pytest.raises(ConfigError) as hit:
-        one_trial(frame, ["config.num_responses.k"], [], Question(choose_by="reward/valid"))
+        one_trial(frame, rows, [], asked, differing)
     assert "mixes arms of the sweep" in str(hit.value)
     assert "differ in objective.name (dpo, ipo). Add" in str(hit.value)
 

@@ -222,6 +222,24 @@ def test_effects_name_the_factor_that_matters(
     assert "num_responses" in capsys.readouterr().err
 
 
+def test_effects_name_settings_that_go_with_a_factor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, epochs in (("dpo", 1.0), ("kto", 2.0)):
+        for k in (2, 4):
+            for seed in (0, 1, 2):
+                made = answers(5 + seed / 10, 10 * k + seed)
+                put(
+                    tmp_path, made, objective=name, num_responses=k, seed=seed,
+                    training__epochs=epochs,
+                )  # fmt: skip
+    words = ["effects", "--factors", "objective", "num_responses", f"results_dir={tmp_path}"]
+    assert run(words) == 0
+    told = capsys.readouterr().out
+    assert "an effect can be due to these:" in told
+    assert "training.epochs: 1 for objective=dpo; 2 for objective=kto" in told
+
+
 def test_from_real_runs_to_a_table(ablate: Command, tmp_path: Path) -> None:
     own = tmp_path / "own" / "sweep"
     own.mkdir(parents=True)

@@ -178,3 +178,15 @@ def trial_settings(frame: pd.DataFrame, among: Sequence[str] | None = None) -> l
     names = frame.columns if among is None else among
     settings = [c for c in names if c.startswith("config.") and not c.startswith(NOT_VARIED)]
     return varied(frame, settings)
+
+
+def telling(frame: pd.DataFrame, settings: Sequence[str]) -> list[str]:
+    """The settings without those that the name of a level among them stands for."""
+    words = {name: texts(frame[name]) for name in settings}
+    kept = []
+    for name in settings:
+        level = f"{'.'.join(name.split('.')[:2])}.name"
+        implied = level in words and name != level
+        if not implied or int(words[name].groupby(words[level]).nunique().max()) > 1:
+            kept.append(name)
+    return kept

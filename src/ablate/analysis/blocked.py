@@ -5,7 +5,7 @@ Shapes: n runs, A arms, B blocks; `...` any leading dimensions of values (many t
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,27 @@ def fit_blocks(arms: Sequence[Hashable], blocks: Sequence[Hashable], values: NDA
     )
 
 
+@lru_cache(maxsize=8)
+def _solved(shape: tuple[int, int], runs: bytes) -> tuple[NDArray[Any], NDArray[Any], int]:
+    """Normal equations of a design, their pseudo-inverse and rank.
+
+    All metrics of a table mostly have one design, and with hundreds of seeds this is most of a fit.
+
+    Args:
+        runs: float64[arms, blocks], how many runs each cell has.
+    """
+    shared = np.frombuffer(runs).reshape(shape)
+    normal = np.block(
+        [[np.diag(shared.sum(axis=1)), shared], [shared.T, np.diag(shared.sum(axis=0))]]
+    )
+    values, vectors = np.linalg.eigh(normal)
+    kept = values > values[-1] * len(normal) * np.finfo(float).eps
+    inverse = (vectors[:, kept] / values[kept]) @ vectors[:, kept].T
+    for array in (normal, inverse):
+        array.setflags(write=False)
+    return normal, inverse, int(kept.sum())
+
+
 class _Design:
     """The two-way design as counts: its n × (A + B) matrix of zeros and ones is never made.
 
@@ -117,16 +138,9 @@ class _Design:
         self._block = np.array([block_at[block] for block in blocks])
         if len(self._arm) != len(self._block):
             raise ValueError("arms and blocks differ in length")
-        count, total = len(arm_at), len(arm_at) + len(block_at)
-        shared = np.zeros((count, len(block_at)))
+        shared = np.zeros((len(arm_at), len(block_at)))
         np.add.at(shared, (self._arm, self._block), 1)
-        self.normal = np.zeros((total, total))
-        self.normal[:count, :count] = np.diag(shared.sum(axis=1))
-        self.normal[count:, count:] = np.diag(shared.sum(axis=0))
-        self.normal[:count, count:] = shared
-        self.normal[count:, :count] = shared.T
-        self.inverse = np.linalg.pinv(self.normal, hermitian=True)
-        self.rank = int(np.linalg.matrix_rank(self.normal, hermitian=True))
+        self.normal, self.inverse, self.rank = _solved(shared.shape, shared.tobytes())
 
     def solve(self, values: NDArray[Any]) -> NDArray[Any]:
         """Least-squares coefficients float[..., A + B] of values float[..., n]."""

@@ -49,10 +49,11 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
         rows = [name for name in rows if not name.startswith(arms.JUDGED_BY)]
     frame, lacking = _keyed(frame, rows, cols), _keyed(lacking, rows, cols)
     same_scale = _check_judges(frame, cols)
+    differing = arms.trial_settings(frame)
     target, short, along = None, list[str](), list[str]()
     tuned: dict[tuple[Key, Key], Tuned] = {}
     if question.matched_kl is None or question.choose_by is not None:
-        frame, tuned = one_trial(frame, rows, cols, question)
+        frame, tuned = one_trial(frame, rows, cols, question, differing)
     settled = settle(question, without_trials(frame), metrics[0], same_scale)
     share = question.margin_share if settled.margin != question.margin else None
     question = settled
@@ -63,7 +64,6 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
         split = metrics[0].partition("/")[2]
         wanted = None if question.matched_kl == "max" else float(question.matched_kl)
         cells = frame.groupby(["row", "col"], sort=False)
-        differing = arms.trial_settings(frame)
         along = sorted({name for _, part in cells for name in arms.trial_settings(part, differing)})
         curves = read_tables(frame, CURVE)
         matched = at_matched_kl(frame, split, wanted, curves)
@@ -83,20 +83,22 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
                 "report test or ood"
             )
         frame = measure(frame, metric, partners)
+    twins = _twins(frame, same_scale)
     tested = [metric for metric in metrics if not describe(metric).against]
     values = _long(frame, tested, same_scale)
     guessed = set(frame.loc[frame[READ] == CHORD, "arm"]) if READ in frame else set()
     ranked = values.iloc[:0] if guessed else values
-    values = values[[arm not in guessed for arm in values["arm"]]]
+    values = values[[arm not in guessed and twins[arm] == arm for arm in values["arm"]]]
     margin = None
     if question.margin is not None:
         first = values["metric"] == metrics[0]
         margin = dict.fromkeys(values.loc[first, "stratum"], question.margin)
-    compared = differences(values, baseline, margin=margin)
+    pairs = list(dict.fromkeys((twins[arm], twins[other]) for arm, other in baseline.items()))
+    compared = differences(values, pairs, margin=margin)
     table = AblationTable(
         [arms.short(name) for name in rows], [arms.short(name) for name in cols],
         _order(frame, lacking, "row"), _order(frame, lacking, "col"), metrics, {}, compared,
-        question, frame, lacking, same_scale,
+        question, frame, lacking, same_scale, twins, differing,
     )  # fmt: skip
     _fill(table, ranked, baseline, tuned)
     table.matched_kl, table.short_of_kl, table.partners = target, short, partners
@@ -188,6 +190,18 @@ def _partners(frame: pd.DataFrame, baseline: dict[Any, Any]) -> dict[str, str]:
     }
 
 
+def _twins(frame: pd.DataFrame, same_scale: bool) -> dict[Any, Any]:
+    """arm -> the first arm that consists of the same runs, which is mostly itself.
+
+    The runs of one K stand for several matches; they are one sample and are tested once.
+    """
+    first: dict[frozenset[str], Any] = {}
+    runs = frame.groupby("arm", sort=False)["id"].agg(frozenset)
+    if not same_scale:
+        return {arm: arm for arm in runs.index}
+    return {arm: first.setdefault(ids, arm) for arm, ids in runs.items()}
+
+
 def _long(frame: pd.DataFrame, metrics: list[str], same_scale: bool) -> pd.DataFrame:
     """A row per run and metric; a metric, and a column on a scale of its own, is a stratum."""
     parts = []
@@ -226,12 +240,13 @@ def _fill(
     """Makes the entries of every cell."""
     compared = {}
     for line in table.comparisons.to_dict("records"):
-        compared[str(line["stratum"]).split(" ")[0], line["arm"]] = line
+        compared[str(line["stratum"]).split(" ")[0], line["arm"], line["baseline"]] = line
     lacking = {
         cell: part["state"].value_counts().to_dict()
         for cell, part in table.lacking.groupby(["row", "col"], sort=False)
     } if len(table.lacking) else {}  # fmt: skip
-    best = _best(values)
+    best = _best(values, table.twins)
+    same = table.twins
     cells = dict(iter(table.runs.groupby(["row", "col"], sort=False)))
     none = table.runs.iloc[:0]
     for metric in table.metrics:
@@ -246,23 +261,27 @@ def _fill(
                     half=half_width(numbers), runs=len(mine),
                     seeds=tuple(sorted(int(seed) for seed in mine["seed"])),
                     diverged=int((mine["status"] == "diverged").sum()),
-                    lacking=lacking.get(arm, {}), comparison=compared.get((metric, arm)),
+                    lacking=lacking.get(arm, {}),
+                    comparison=compared.get((metric, same.get(arm), same.get(baseline.get(arm)))),
                     best=arm in best.get(metric, set()), is_baseline=arm in baseline.values(),
                     tuned=tuned.get(arm),
                 )  # fmt: skip
 
 
-def _best(values: pd.DataFrame) -> dict[str, set[Any]]:
+def _best(values: pd.DataFrame, twins: dict[Any, Any]) -> dict[str, set[Any]]:
     """metric -> cells that may be the best of their column, where better means something."""
     result: dict[str, set[Any]] = {metric: set() for metric in dict.fromkeys(values["metric"])}
     for _, part in values.groupby("stratum", sort=False):
         metric = part["metric"].iloc[0]
         better = describe(metric).better
-        fit = fit_blocks(part["arm"].tolist(), part["block"].tolist(), part["value"].to_numpy())
+        once = part[[twins[arm] == arm for arm in part["arm"]]]
+        fit = fit_blocks(once["arm"].tolist(), once["block"].tolist(), once["value"].to_numpy())
         if better == 0 or fit.df < 1:
             continue
         for _, column in part.groupby("col", sort=False):
-            among = list(dict.fromkeys(column["arm"]))
+            cells = list(dict.fromkeys(column["arm"]))
+            among = list(dict.fromkeys(twins[arm] for arm in cells))
             if len(among) > 1:
-                result[metric] |= set(possible_best(fit, among, better, LEVEL))
+                possible = possible_best(fit, among, better, LEVEL)
+                result[metric] |= {arm for arm in cells if twins[arm] in possible}
     return result

@@ -93,10 +93,15 @@ def varied_settings(frame: pd.DataFrame) -> list[str]:
     for column in frame.columns:
         if not column.startswith("config.") or column.startswith(NOT_VARIED):
             continue
-        texts = frame[column].map(repr)
-        if texts.nunique() == 1:
+        if frame[column].map(repr).nunique() == 1:
             continue
-        owner = next((name for name in factors if column.startswith(_LEVEL_OF[name])), None)
-        if owner is None or texts.groupby(frame[owner]).nunique().max() > 1:
+        if not any(spelled_out(frame, name, column) for name in factors):
             settings.append(column)
     return factors + settings
+
+
+def spelled_out(frame: pd.DataFrame, factor: str, setting: str) -> bool:
+    """Whether a setting only says what a factor's level means: each level has one value of it."""
+    if not setting.startswith(_LEVEL_OF.get(factor, ".")):
+        return False
+    return int(frame[setting].map(repr).groupby(frame[factor]).nunique().max()) == 1

@@ -10,11 +10,13 @@ from ablate.analysis.blocked import Fit, fit_blocks
 from ablate.analysis.multiplicity import holm, simultaneous_half_width, two_sided
 
 LEVEL = 0.95
+#: an arm, {arm: its baseline}, or pairs of both
+Baseline = Hashable | dict[Hashable, Hashable] | list[tuple[Hashable, Hashable]]
 
 
 def differences(
     runs: pd.DataFrame,
-    baseline: dict[Hashable, Hashable] | Hashable,
+    baseline: Baseline,
     *,
     margin: float | Mapping[Hashable, float] | None = None,
     level: float = LEVEL,
@@ -28,8 +30,8 @@ def differences(
     Args:
         runs: a row per run with the columns arm, seed and value; `block` in place of `seed` where
             a seed is not the same draw everywhere, and `stratum` where there are several.
-        baseline: an arm that all others are compared with, or {arm: its baseline}; an arm that is
-            its own baseline, or has none, is not compared.
+        baseline: an arm that all others are compared with, or {arm: its baseline}, or pairs of
+            both; an arm that is its own baseline, or has none, is not compared.
         margin: differences within ±margin count as no difference; fixed before looking. A number,
             or {stratum: number} where only some strata have one.
 
@@ -54,12 +56,12 @@ def differences(
 _COLUMNS = ["arm", "baseline", "difference", "se", "df", "sd"]
 
 
-def _pairs(
-    fit: Fit, baseline: dict[Hashable, Hashable] | Hashable
-) -> list[tuple[Hashable, Hashable]]:
-    chosen = baseline if isinstance(baseline, dict) else dict.fromkeys(fit.arms, baseline)
-    pairs = [(arm, chosen[arm]) for arm in fit.arms if arm in chosen and chosen[arm] != arm]
-    return [(arm, other) for arm, other in pairs if other in fit.arms]
+def _pairs(fit: Fit, baseline: Baseline) -> list[tuple[Hashable, Hashable]]:
+    if not isinstance(baseline, list):
+        chosen = baseline if isinstance(baseline, dict) else dict.fromkeys(fit.arms, baseline)
+        baseline = [(arm, chosen[arm]) for arm in fit.arms if arm in chosen]
+    there = set(fit.arms)
+    return [(a, other) for a, other in baseline if a != other and {a, other} <= there]
 
 
 def _compared(fit: Fit, pairs: list[tuple[Hashable, Hashable]]) -> pd.DataFrame:

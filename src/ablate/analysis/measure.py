@@ -16,7 +16,7 @@ from ablate.results.tables import Columns, read_tables, run_tables
 KEYS = ["split", "prompt_id", "sample"]
 DEFAULT_SPLIT = "test"
 #: runs whose tables are open together, so that many of them take little memory
-RUNS_AT_ONCE = 500
+RUNS_AT_ONCE = 1000
 
 
 def splits_of(frame: pd.DataFrame) -> list[str]:

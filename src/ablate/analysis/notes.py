@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from scipy import stats
 
 from ablate.analysis import arms
 from ablate.analysis.caption import name_of, title
+from ablate.analysis.confounded import confounded
 from ablate.analysis.frontier import CHORD, READ, RECORDED
 from ablate.analysis.power_notes import power_notes
 from ablate.analysis.table import AblationTable
@@ -38,6 +40,7 @@ def notes(table: AblationTable, left_out: list[str]) -> list[str]:
         *_seeds(table),
         *_untested(table),
         *_doubtful(table),
+        *_confounded(table),
         *_unequal(table),
         *tuning_notes(table),
         *power_notes(table),
@@ -151,7 +154,13 @@ def _untested(table: AblationTable) -> Iterator[str]:
 
 
 def _doubtful(table: AblationTable) -> Iterator[str]:
-    """Identical rows, and cells that spread very differently."""
+    """Cells of the same runs, other identical rows, and cells that spread very differently."""
+    groups: dict[Any, list[str]] = {}
+    for arm, first in table.twins.items():
+        groups.setdefault(first, []).append(name_of(table, *arm))
+    shared = [" = ".join(names) for names in groups.values() if len(names) > 1]
+    if shared:
+        yield f"the same runs stand in several cells, and are tested once: {'; '.join(shared)}"
     seen: dict[tuple[float, ...], str] = {}
     for row in table.rows:
         values = tuple(
@@ -160,6 +169,8 @@ def _doubtful(table: AblationTable) -> Iterator[str]:
         if all(math.isnan(value) for value in values):
             continue
         title_of_row = " ".join(row) or "all runs"
+        if all(table.twins.get((row, col)) not in (None, (row, col)) for col in table.cols):
+            continue
         same = next((name for other, name in seen.items() if _same(other, values)), None)
         if same is not None:
             yield (
@@ -210,8 +221,20 @@ def _uneven(table: AblationTable, metric: str) -> str | None:
 
 def _strata(table: AblationTable) -> list[tuple[object, pd.DataFrame]]:
     if table.same_scale:
-        return [("", table.runs)]
+        return [("", table.distinct)]
     return list(table.runs.groupby("col", sort=False))
+
+
+def _confounded(table: AblationTable) -> Iterator[str]:
+    factors = [arms.column_of(table.runs, name) for name in (*table.row_names, *table.col_names)]
+    tuned = {name for e in table.filled if e.tuned is not None for name in e.tuned.settings}
+    found = confounded(table.runs, factors, table.differing, tuned)
+    if found:
+        yield (
+            "cells differ in settings that are neither rows nor columns, and a difference between "
+            "them can be due to these:"
+        )
+        yield from (f"  {line}" for line in found)
 
 
 def _unequal(table: AblationTable) -> Iterator[str]:

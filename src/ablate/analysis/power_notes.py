@@ -82,9 +82,8 @@ def _prompts_told(
     if name != "reward" or len(table.runs) > RUNS_READ or seeds < 2:
         return ""
     try:
-        answers = answer_values(table.runs, split).merge(
-            table.runs[["id", "arm", "block"]], on="id"
-        )
+        runs = table.distinct
+        answers = answer_values(runs, split).merge(runs[["id", "arm", "block"]], on="id")
         found = spread(answers)
     except (StoreError, ValueError):
         # a damaged table of answers, or no prompts in common: nothing that this note must report

@@ -1,5 +1,7 @@
 """The runs that a table reports: one trial of each cell, chosen where there are several."""
 
+from dataclasses import replace
+
 import pandas as pd
 
 from ablate.analysis import arms
@@ -26,11 +28,18 @@ def without_trials(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def one_trial(
-    frame: pd.DataFrame, rows: list[str], cols: list[str], question: Question
+    frame: pd.DataFrame,
+    rows: list[str],
+    cols: list[str],
+    question: Question,
+    differing: list[str],
 ) -> tuple[pd.DataFrame, dict[tuple[Key, Key], Tuned]]:
-    """Cells that hold one trial each, chosen where there are several and the question says how."""
+    """Cells that hold one trial each, chosen where there are several and the question says how.
+
+    Args:
+        differing: the settings in which the runs differ.
+    """
     parts, tuned = [], {}
-    differing = arms.trial_settings(frame)
     for cell, part in frame.groupby(["row", "col"], sort=False):
         mixed = arms.trial_settings(part, differing)
         phases = set(part[PHASE]) if PHASE in part else set()
@@ -44,7 +53,7 @@ def one_trial(
         apart = _of_arms(part, mixed) if len(phases) == 2 else []
         told = "; ".join(
             f"{arms.short(c)} ({', '.join(dict.fromkeys(part[c].map(arms.plain)))})"
-            for c in _telling(part, apart or mixed)
+            for c in arms.telling(part, apart or mixed)
         )
         if apart:
             raise ConfigError(
@@ -70,11 +79,23 @@ def one_trial(
             part.assign(trial=trials), by, better=describe(by).better or 1,
             reuse=question.reuse_seeds, name=name,
         )  # fmt: skip
-        tuned[cell] = picked
+        tuned[cell] = replace(picked, settings=tuple(mixed), edges=_edges(part, mixed, picked))
         parts.append(picked.frame)
     if not parts:
         raise DataError(NOT_YET)
     return pd.concat(parts).sort_index().copy(), tuned
+
+
+def _edges(part: pd.DataFrame, mixed: list[str], picked: Tuned) -> dict[str, str]:
+    """Settings whose chosen value is at an end of what was tried: the optimum may lie beyond."""
+    found = {}
+    for name in mixed:
+        if not pd.api.types.is_numeric_dtype(part[name]) or part[name].isna().any():
+            continue
+        low, value, high = part[name].min(), picked.frame[name].iloc[0], part[name].max()
+        if low < high and value in (low, high):
+            found[name] = "smallest" if value == low else "largest"
+    return found
 
 
 def _of_arms(part: pd.DataFrame, mixed: list[str]) -> list[str]:
@@ -89,18 +110,6 @@ def _of_arms(part: pd.DataFrame, mixed: list[str]) -> list[str]:
         for c in arms.trial_settings(made, mixed)
         if set(tried[c].map(arms.plain)) == set(made[c].map(arms.plain))
     ]
-
-
-def _telling(part: pd.DataFrame, names: list[str]) -> list[str]:
-    """The settings without those that a level's name among them stands for."""
-    plain = part[names].map(arms.plain)
-    kept = []
-    for c in names:
-        level = f"{'.'.join(c.split('.')[:2])}.name"
-        implied = level in names and c != level
-        if not implied or (plain.groupby(level)[c].nunique() > 1).any():
-            kept.append(c)
-    return kept
 
 
 def title_of(rows: list[str], cols: list[str], row: Key, col: Key) -> str:

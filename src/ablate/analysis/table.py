@@ -75,6 +75,10 @@ class AblationTable:
     runs: pd.DataFrame
     lacking: pd.DataFrame
     same_scale: bool
+    #: arm -> the first arm that consists of the same runs, mostly itself
+    twins: dict[Any, Any]
+    #: the settings in which runs that were asked for differ, trials included
+    differing: list[str]
     #: nats, where arms are compared at equal KL; and the curves that do not reach it
     matched_kl: float | None = None
     short_of_kl: list[str] = field(default_factory=list)
@@ -91,6 +95,11 @@ class AblationTable:
     def filled(self) -> list[Entry]:
         """The entries of the first metric that have runs: one per cell."""
         return [e for e in self.entries.values() if e.metric == self.metrics[0] and e.runs]
+
+    @property
+    def distinct(self) -> pd.DataFrame:
+        """The runs, each once, also where a run stands in several cells."""
+        return self.runs[[self.twins[arm] == arm for arm in self.runs["arm"]]]
 
     @property
     def data(self) -> pd.DataFrame:

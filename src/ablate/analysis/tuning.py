@@ -1,7 +1,7 @@
 """Tuned cells: one trial per arm chosen on valid, reported on other splits with fresh seeds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,10 @@ class Tuned:
     tried: tuple[tuple[str, float], ...] = ()
     #: seeds that each trial was judged by
     seeds: int = 1
+    #: the settings in which the trials differ, as columns of the runs
+    settings: tuple[str, ...] = ()
+    #: of them those whose chosen value is the smallest or the largest that was tried
+    edges: dict[str, str] = field(default_factory=dict)
 
 
 def choose(

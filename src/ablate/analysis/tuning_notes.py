@@ -3,11 +3,15 @@
 import math
 from collections.abc import Iterator
 
+from ablate.analysis import arms
 from ablate.analysis.blocked import fit_blocks
 from ablate.analysis.caption import name_of, number
 from ablate.analysis.table import AblationTable
 from ablate.analysis.tuning import Tuned, draw_of_trials
 from ablate.metrics import describe
+
+#: marks of a chosen value that is at an end of what was tried
+LOW, HIGH = "↓", "↑"
 
 
 def chosen_notes(table: AblationTable) -> list[str]:
@@ -20,7 +24,18 @@ def chosen_notes(table: AblationTable) -> list[str]:
     for e, found in tuned:
         values = ", ".join(number(value, by) for value in found.spread)
         name = name_of(table, e.row, e.col)
-        told.append(f"  {name}: best of {found.trials} trials, {found.chosen} ({values})")
+        told.append(f"  {name}: best of {found.trials} trials, {_settings(found)} ({values})")
+    if any(found.edges for _, found in tuned):
+        told.append(f"{LOW} or {HIGH}: the smallest or largest tried; the optimum may lie beyond")
+    return told
+
+
+def _settings(found: Tuned) -> str:
+    """The chosen trial, with a mark at each setting that is at an end of what was tried."""
+    told = found.chosen
+    for name, end in found.edges.items():
+        word = next(w for w in found.chosen.split(" ") if w.startswith(f"{arms.short(name)}="))
+        told = told.replace(word, f"{word}{LOW if end == 'smallest' else HIGH}")
     return told
 
 
@@ -51,7 +66,8 @@ def _luck(table: AblationTable, tuned: list[Tuned]) -> Iterator[str]:
     if not chosen or not table.same_scale or table.comparisons.empty:
         return
     # the noise of the choice, from the reported runs' values of what was chosen by
-    runs = table.runs[table.runs[by].notna()] if by in table.runs else table.runs.iloc[:0]
+    runs = table.distinct
+    runs = runs[runs[by].notna()] if by in runs else runs.iloc[:0]
     variance = math.nan
     if len(runs):
         fit = fit_blocks(runs["arm"].tolist(), runs["block"].tolist(), runs[by].to_numpy(float))

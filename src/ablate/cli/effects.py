@@ -7,9 +7,11 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ablate.analysis import arms, effects
 from ablate.analysis.caption import number, title
+from ablate.analysis.confounded import confounded
 from ablate.analysis.effects import Effects
 from ablate.analysis.lack_of_fit import assumed
 from ablate.analysis.measure import answer_values, measure, resolve
@@ -17,6 +19,7 @@ from ablate.cli.store_flags import Flags, take_results_dir, tell_damaged
 from ablate.cli.whole import print_whole
 from ablate.errors import ConfigError, DataError
 from ablate.results import load_study
+from ablate.results.sweeps import PHASE, TUNE
 
 EPILOG = """example:
   ablate effects --sweep quick --factors objective num_responses --figure figures/choices
@@ -55,7 +58,9 @@ def main(argv: Sequence[str]) -> int:
     if args.format == "csv":
         sys.stdout.write(found.terms.to_csv(index=False))
     else:
-        _show(Console(), found, metric, answers is not None, len(study.lacking))
+        _show(Console(), found, metric, answers is not None)
+        tuned = _tuned(arms.keep(study.frame, args.where), factors)
+        _qualify(Console(), tuned, confounded(frame, factors, known=tuned), len(study.lacking))
     if args.figure is not None:
         from ablate.analysis.figures import which_choice_matters
 
@@ -93,7 +98,7 @@ def _grid(*headings: str) -> Table:
     return table
 
 
-def _show(console: Console, found: Effects, metric: str, prompts: bool, lacking: int) -> None:
+def _show(console: Console, found: Effects, metric: str, prompts: bool) -> None:
     console.print(f"[bold]which choice matters[/]: {title(metric)}", highlight=False)
     table = _grid("factor", "size (sd\nbetween effects)", "95 %", "F", "p, Holm", "")
     for row in found.terms.sort_values(["order", "size"], ascending=[True, False]).itertuples():
@@ -120,6 +125,26 @@ def _show(console: Console, found: Effects, metric: str, prompts: bool, lacking:
     told = assumed([_short(name) for name in found.left_out], found.fit)
     if told:
         console.print(f"[dim]note: {told}[/]", highlight=False)
+
+
+def _tuned(frame: pd.DataFrame, factors: list[str]) -> list[str]:
+    """Settings in which the trials of a cell differ, of a sweep that tunes."""
+    if PHASE not in frame:
+        return []
+    cells = frame[frame[PHASE] == TUNE].groupby(factors, sort=False)
+    return list(dict.fromkeys(name for _, part in cells for name in arms.trial_settings(part)))
+
+
+def _qualify(console: Console, tuned: list[str], other: list[str], lacking: int) -> None:
+    """What an effect can be due to beside its factor, and what is missing."""
+    if tuned:
+        told = ", ".join(arms.short(name) for name in tuned)
+        console.print(f"[dim]note: tuned in each cell: {told}[/]", highlight=False)
+    if other:
+        told = "levels differ in settings that are no factor, and an effect can be due to these:"
+        console.print(f"[dim]note: {told}[/]", highlight=False)
+        for line in other:
+            console.print(Text(f"    {line}", style="dim"))
     if lacking:
         console.print(f"[dim]note: {lacking} runs that were asked for are not there (ablate ls)[/]")
 

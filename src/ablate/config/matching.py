@@ -6,6 +6,14 @@ from ablate.config.run import RunConfig
 from ablate.config.sweep_file import Match
 from ablate.errors import ConfigError
 
+#: the settings that `matched` gives
+SCALED = (
+    "training.epochs",
+    "training.batch_size",
+    "collection.round_prompts",
+    "dataset.pool.num_responses",
+)
+
 
 def matched(match: Match, run: RunConfig, smallest: int, largest: int) -> list[str]:
     """Settings of an arm with K responses per prompt such that it matches the others.

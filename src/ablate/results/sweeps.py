@@ -243,7 +243,7 @@ def _awaited(found: FrozenSweep) -> list[dict[str, Any]]:
 
 
 def _choices(found: FrozenSweep, runs: pd.DataFrame) -> list[SweepNote]:
-    """Optima at the edge of what was tried, and contests that lacked trials."""
+    """Contests whose choice lacked trials."""
     notes = []
     names = _arms(found, runs)
     for contest, name in zip(found.contests, names, strict=True):
@@ -251,24 +251,13 @@ def _choices(found: FrozenSweep, runs: pd.DataFrame) -> list[SweepNote]:
         if choice is None:
             continue
         tried = len(contest.trials)
-        edges = [
-            f"{setting}={choice.settings[setting]:g} "
-            f"({'smallest' if end == 'low' else 'largest'} of {tried})"
-            for setting, end in choice.edges.items()
-        ]
-        told = []
-        if edges:
-            told.append(
-                f"chosen at the edge of what was tried: {', '.join(edges)}; the optimum may lie "
-                "beyond"
-            )
         lacking = sum(value is None for value in choice.values)
         if lacking:
-            told.append(
+            told = (
                 f"chosen among {tried - lacking} of {tried} trials, because the others have no "
                 "record (`ablate retry`)"
             )
-        notes += [SweepNote(name, each, tuple(choice.runs.values())) for each in told]
+            notes.append(SweepNote(name, told, tuple(choice.runs.values())))
     return notes
 
 

@@ -24,6 +24,7 @@ PAIRS = "pairs.parquet"
 TRAIN = "train.parquet"
 CURVE = "curve.parquet"
 TABLES = (EVAL, PAIRS, TRAIN, CURVE)
+_IN_ORDER = "ORDER BY known._place, t.file_row_number"
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,30 @@ class RunTable:
         wanted = list(self.schema if columns is None else columns)
         if not self.files:
             return pd.DataFrame(columns=["id", *wanted])
-        lacking = [name for name in wanted if name not in self.schema]
+        return self._query(["known.id AS id", *self._named(wanted)], _IN_ORDER)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """The values of one column of every row."""
+        return self._query(self._named([name]), _IN_ORDER)[name].to_numpy()
+
+    def counts(self) -> NDArray[np.int64]:
+        """int64[runs]: how many rows each run has."""
+        result = np.zeros(len(self.ids), np.int64)
+        if self.files:
+            found = self._query(["known._place AS place", "count(*) AS rows"], "GROUP BY place")
+            result[found["place"].to_numpy()] = found["rows"].to_numpy()
+        return result
+
+    def _named(self, columns: Sequence[str]) -> list[str]:
+        lacking = [name for name in columns if name not in self.schema]
         if lacking:
             raise KeyError(lacking[0])
-        return self._query(wanted)
+        return [f't."{name}"' for name in columns]
 
-    def _query(self, wanted: list[str]) -> pd.DataFrame:
+    def _query(self, selected: list[str], last: str) -> pd.DataFrame:
         import duckdb
 
         listed = "[" + ", ".join(_text(path) for path, _ in self.files) + "]"
-        columns = ", ".join(f't."{name}"' for name in wanted)
         known = pd.DataFrame({"id": list(self.ids), "_place": np.arange(len(self.ids))})
         where = "" if self.split is None or "split" not in self.schema else "WHERE t.split = ?"
         with duckdb.connect() as base:
@@ -78,10 +93,10 @@ class RunTable:
                 key = "owners.owner"
             joined = "JOIN owners ON owners.filename = t.filename" if self.own else ""
             query = (
-                f"SELECT known.id AS id{', ' if columns else ''}{columns} "
+                f"SELECT {', '.join(selected)} "
                 f"FROM read_parquet({listed}, union_by_name = true, filename = true, "
                 f"file_row_number = true) t {joined} JOIN known ON known.id = {key} {where} "
-                "ORDER BY known._place, t.file_row_number"
+                f"{last}"
             )
             given = [self.split] if where else []
             return base.sql(query, params=given).to_arrow_table().to_pandas()
@@ -155,9 +170,7 @@ class Columns:
 
     def __init__(self, part: RunTable) -> None:
         self.part = part
-        ids = part.frame([]) if part.files else pd.DataFrame({"id": []})
-        codes = ids["id"].map({identity: n for n, identity in enumerate(part.ids)}).to_numpy()
-        counts = np.bincount(codes.astype(int), minlength=len(part.ids))
+        counts = part.counts()
         ends = np.cumsum(counts)
         self._slices = {
             identity: slice(int(end - count), int(end))
@@ -179,5 +192,5 @@ class Columns:
         if name not in self.part.schema:
             raise KeyError(name)
         if name not in self._values:
-            self._values[name] = self.part.frame([name])[name].to_numpy()
+            self._values[name] = self.part.column(name)
         return self._values[name][self._slices[identity]]
