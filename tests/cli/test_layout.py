@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ablate.analysis import Question, build
 from ablate.analysis.caption import baseline_of, glued, name_of, study_notes
+from ablate.analysis.formats import panels
 from ablate.cli.main import run
 from ablate.cli.whole import print_in_parts, print_paragraph, print_whole
 from ablate.results import load_study
@@ -149,6 +150,8 @@ def test_a_baseline_of_every_column_is_named_by_its_row(store: Path) -> None:
     rows, cols = ("objective", "reward"), ("training.select_checkpoint",)
     table = build(frame, frame.iloc[:0], Question(rows=rows, cols=cols, baseline="rpo_sqloo"))
     assert baseline_of(table) == "rpo_sqloo, explicit"
+    # a column is called what it is called in the names of its cells
+    assert panels(table)[0].headings == ["checkpoint=valid", "checkpoint=last"]
     one = Question(rows=rows, cols=cols, baseline="training.select_checkpoint=last")
     table = build(frame, frame.iloc[:0], one)
     assert baseline_of(table) == "rpo_sqloo, explicit, checkpoint=last"

@@ -14,15 +14,16 @@ SHORT = {"num_responses": "K", "training.select_checkpoint": "checkpoint"}
 #: factors whose levels need no name before them
 SPEAKING = ("objective", "reward", "base_model", "dataset", "collection")
 #: blanks between a number and its sign or unit
-_BESIDE = re.compile(r"(?<=\d) (?=[%±])|(?<=[≤≥±]) (?=\d)|(?<=\w) (?=[≤≥]\s)")
+_BESIDE = re.compile(r"(?<=\d) (?=[%±])|(?<=[≤≥±]) (?=\d)|(?<=\w) (?=[≤≥]\s)|(?<=\*) (?=p)")
 
 
 def parts_of(table: AblationTable, row: Key, col: Key) -> tuple[str, ...]:
     """What a cell's name is made of, a part per factor: `dpo` and `K=2`."""
-    return _parts([*table.row_names, *table.col_names], [*row, *col])
+    return parts([*table.row_names, *table.col_names], [*row, *col])
 
 
-def _parts(names: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
+def parts(names: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
+    """Levels as people call them; those that do not speak for themselves with their factor."""
     return tuple(
         level if name in SPEAKING else f"{SHORT.get(name, name)}={level}"
         for name, level in zip(names, levels, strict=True)
@@ -44,7 +45,7 @@ def baseline_of(table: AblationTable) -> str:
     if len(cells) == 1:
         return name_of(table, *next(iter(cells)))
     if len(rows) == 1:
-        return ", ".join(_parts(table.row_names, next(iter(rows))))
+        return ", ".join(parts(table.row_names, next(iter(rows))))
     return str(table.question.baseline)
 
 
