@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from ablate.analysis import AblationTable, Question, build, plots
+from ablate.analysis.canvas import draw_line
 from ablate.analysis.caption import name_of, parts_of
 from ablate.analysis.looks import CROWDED, Looks, Parts, shared
 from ablate.results import load_curve, load_study, load_train
@@ -225,6 +226,23 @@ def test_lines_are_drawn_where_the_data_are_and_in_the_look_of_their_arm(
             # a running mean over less than forty steps is the value itself
             if len(mine) < 40:
                 assert line.get_ydata().tolist() == pytest.approx(mine["accuracy"].tolist())
+
+
+@pytest.mark.parametrize(("length", "count"), [(10, 6), (32, 7), (96, 6), (4, 3), (400, 24)])
+def test_marks_of_curves_that_are_the_same_are_beside_each_other(length: int, count: int) -> None:
+    from matplotlib.figure import Figure
+
+    look = Looks([("dpo",)]).of["dpo",]
+    axes = Figure().subplots()
+    for place in range(count):
+        draw_line(axes, np.arange(length), np.zeros(length), look, (place, count), 1.0)
+    starts = [line.get_markevery() for line in axes.lines[1::2]]
+    assert len(axes.lines) == 2 * count
+    every = starts[0][1]
+    assert all(start < every for start, _ in starts)
+    if every > 1:
+        for (one, _), (other, _) in itertools.pairwise(starts):
+            assert one != other
 
 
 @pytest.mark.parametrize("farthest", [0.02, 0.7, 1.0, 3.3, 9.9, 21.0, 400.0])

@@ -45,7 +45,7 @@ def draw_line(axes: Any, x: Any, y: Any, look: Look, place: tuple[int, int], wid
         place: the number of the arm in its panel, and how many there are: curves may be the same.
     """
     every = max(1, len(x) // 5)
-    start = place[0] * every // place[1]
+    start = place[0] * max(1, every // place[1]) % every
     axes.plot(x, y, color=look.colour, ls=look.line, lw=width)
     axes.plot(
         x, y, color=look.colour, ls="none", marker=look.marker, ms=5, mec="white", mew=0.5,
