@@ -68,6 +68,28 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def long_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of a tuned study of nine arms that differ in four factors."""
+    root = tmp_path_factory.mktemp("long") / "store"
+    for number, objective in enumerate(("dpo", "rpo_bwd", "rpo_sqloo")):
+        for collection, reward, checkpoint in (
+            ("offline", "gold", "valid"), ("online", "explicit", "valid"),
+            ("online", "explicit", "last"),
+        ):  # fmt: skip
+            for seed, beta in ((0, 0.1), (0, 0.2), (5, 0.2), (6, 0.2)):
+                table = answers(5 + number / 4 + beta, seed + number, prompts=20)
+                put(root, table, objective=objective, collection=collection, reward=reward,
+                    training__select_checkpoint=checkpoint, objective__beta=beta, seed=seed,
+                    steps=steps(seed), curve=curve(5 + number, seed))  # fmt: skip
+    target = root.parent / "long.html"
+    words = ["report", "--rows", "objective", "collection", "reward",
+             "training.select_checkpoint", "--baseline", "dpo offline gold valid",
+             "--choose", "reward/valid", "--output", str(target)]  # fmt: skip
+    assert run([*words, f"results_dir={root}"]) == 0
+    return target
+
+
+@pytest.fixture(scope="session")
 def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     opened = Chrome(tmp_path_factory.mktemp("profile"))
     yield opened

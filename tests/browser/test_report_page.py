@@ -78,7 +78,14 @@ def test_texts_of_models_are_text_and_no_markup(page: Path, chrome: Chrome) -> N
 def test_missing_failed_and_diverged_runs_are_told(page: Path, chrome: Chrome) -> None:
     chrome.open(page, 1280, 800)
     told = chrome.evaluate("document.querySelector('#missing').innerText")
-    for part in ("failed", "out of memory", "missing", "Diverged", "kto, K=2 seed 1"):
+    for part in (
+        "failed",
+        "out of memory",
+        "missing",
+        "Diverged",
+        "kto, K=2 seed 1",
+        "kto, K=4 seed 1",
+    ):
         assert part in told
     assert "2 runs that were asked for are not in" in chrome.evaluate(
         "document.querySelector('.warning').innerText"
@@ -101,6 +108,53 @@ def test_the_numbers_behind_a_figure_can_be_opened_and_taken_away(
     )
     assert text.splitlines()[0].startswith("name,seeds,kl")
     assert len(text.splitlines()) == 10
+
+
+#: names in which a mean stands on another line than its half width
+BROKEN = """(() => {
+  const broken = [], texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let text; (text = texts.nextNode());) {
+    if (!/\\d.±.\\d/.test(text.data)) continue;
+    const range = document.createRange();
+    range.selectNodeContents(text);
+    if (range.getClientRects().length > 1) broken.push(text.data);
+  }
+  return broken })()"""
+
+
+def test_a_long_name_leaves_room_for_its_numbers_on_a_telephone(
+    long_names: Path, chrome: Chrome
+) -> None:
+    chrome.open(long_names, 375, 800, True)
+    assert chrome.evaluate("document.documentElement.scrollWidth") == 375
+    # the first column stays in place while the others are moved past it
+    wide = chrome.evaluate(
+        "[...document.querySelectorAll('tbody th:first-child')].map(e => "
+        "[e.innerText, e.getBoundingClientRect()]).filter(([t, r]) => "
+        "r.width > 200 || r.height > 120).map(([t]) => t)"
+    )
+    assert wide == []
+    assert chrome.evaluate(BROKEN) == []
+    assert chrome.evaluate("/\\d ± \\d/.test(document.body.innerText.replace(/\u00a0/g, ' '))")
+
+
+def test_nothing_is_wider_than_the_paper_and_numbers_stay_whole(
+    long_names: Path, chrome: Chrome
+) -> None:
+    """What is wider makes a browser print everything smaller."""
+    # A4 without its margins, in CSS pixels
+    chrome.open(long_names, 718, 1000)
+    chrome.call("Emulation.setEmulatedMedia", media="print")
+    try:
+        chrome.evaluate("document.querySelectorAll('details').forEach(d => d.open = true), 1")
+        assert chrome.evaluate("document.documentElement.scrollWidth") == 718
+        assert chrome.evaluate(BROKEN) == []
+        tall = chrome.evaluate(
+            "[...document.images].filter(i => i.getBoundingClientRect().height > 900).length"
+        )
+        assert tall == 0
+    finally:
+        chrome.call("Emulation.setEmulatedMedia", media="")
 
 
 def texts(pdf: bytes) -> int:

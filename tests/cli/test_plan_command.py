@@ -85,3 +85,12 @@ def test_several_runs_need_the_flag(ablate: Command) -> None:
     assert done.returncode == 2
     assert "add -m" in done.stderr
     assert ablate("plan", *SMALL).returncode == 0
+
+
+def test_headings_of_a_plan_are_whole_on_a_narrow_terminal(ablate: Command) -> None:
+    done = ablate("plan", "objective=dpo", *SMALL, env={"COLUMNS": "64"})
+    assert done.returncode == 0, done.stderr
+    assert "…" not in done.stdout
+    top = done.stdout.partition("SFT policy")[0].split()
+    wanted = "needed in store shared by responses tokens device time"
+    assert {"stage", *wanted.split()} <= set(top)

@@ -10,7 +10,7 @@ import pytest
 
 from ablate.analysis import Question, build, plots
 from ablate.analysis.report_html import heading_of
-from ablate.analysis.report_parts import Maker
+from ablate.analysis.report_parts import Maker, new_notes
 from ablate.analysis.samples import samples
 from ablate.cli.main import run
 from ablate.metrics import PAIRS, Estimate, Table, mean_over_prompts, metric, registry
@@ -78,12 +78,6 @@ def test_figures_hold_the_numbers_that_they_show(store: Path) -> None:
     assert [who for who, _, _ in shown[0].answers] == ["SFT", "dpo", "simpo"]
 
 
-def test_no_two_arms_look_alike() -> None:
-    looks = plots.look([str(number) for number in range(40)])
-    assert len(set(looks.values())) == 40
-    assert {colour for colour, _ in looks.values()} == set(plots.COLOURS)
-
-
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -121,6 +115,15 @@ def test_runs_of_different_judges_are_refused(
     assert run(["report", "--rows", "objective", f"results_dir={root}"]) == 2
     assert "judge.kind: hf, world" in capsys.readouterr().err
     assert np.isfinite(load(root)["reward/test"]).all()
+
+
+def test_lines_below_a_note_go_where_the_note_goes() -> None:
+    known = ["chosen:", "  dpo", "power: 5 seeds", "cells differ:", "  lr: 1"]
+    assert new_notes(["cells differ:", "  beta: 2", "power: 5 seeds"], known) == [
+        "cells differ:",
+        "  beta: 2",
+    ]
+    assert new_notes(["chosen:", "  dpo", "new"], known) == ["new"]
 
 
 def test_the_section_of_every_metric_has_every_metric(

@@ -34,7 +34,7 @@ def test_the_table_in_a_process_of_its_own(ablate: Command, store: Path) -> None
     done = ablate(*QUESTION, "--margin", "0.3", f"results_dir={store}")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    for part in ("K 2", "rpo_bwd", "worse", "better", "Holm", "note: power"):
+    for part in ("K=2", "rpo_bwd", "worse", "better", "Holm", "note: power"):
         assert part in done.stdout
 
 

@@ -32,7 +32,7 @@ def test_the_closest_comes_first(given: str, meant: str) -> None:
 def test_every_metric_can_be_read_from_it_and_each_name_stands_there_once() -> None:
     message = str(unknown("zzzzzz", KNOWN))
     split, whole, reward = message.splitlines()[1:]
-    splits = re.search(r"\((.*?)\)", split)
+    splits = re.search(r"\(splits: (.*?)\)", split)
     assert splits is not None
     assert splits[1].split(", ") == ["ood", "test", "train"]
     assert split.rpartition(": ")[2].split(", ") == ["chosen_change", "kl", "reward", "win_rate"]

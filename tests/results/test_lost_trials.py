@@ -40,15 +40,16 @@ def test_arms_of_one_name_are_told_apart_by_settings_that_nobody_tuned() -> None
             "config.objective.beta": [0.5, 0.1, 0.5],
         }
     )
-    lost = "chosen among 1 of 2 trials"
-    told = [note.partition(",")[0] for note in _choices(sweep(names), runs)]
-    assert told == [
-        f"dpo k=2 training.select_checkpoint=valid: {lost}",
-        f"dpo k=2 training.select_checkpoint=last: {lost}",
-        f"ipo k=2: {lost}",
+    found = _choices(sweep(names), runs)
+    assert [note.arm for note in found] == [
+        "dpo k=2 training.select_checkpoint=valid",
+        "dpo k=2 training.select_checkpoint=last",
+        "ipo k=2",
     ]
+    assert {note.told.partition(",")[0] for note in found} == {"chosen among 1 of 2 trials"}
+    assert [note.runs for note in found] == [("a-0",), ("b-0",), ("c-0",)]
     unread = _choices(sweep(names), runs[runs["id"] == "c"])
-    assert [note.partition(":")[0] for note in unread] == ["dpo k=2", "dpo k=2", "ipo k=2"]
+    assert [note.arm for note in unread] == ["dpo k=2", "dpo k=2", "ipo k=2"]
 
 
 def test_the_match_is_told_only_where_a_sweep_has_several() -> None:
@@ -60,4 +61,4 @@ def test_the_match_is_told_only_where_a_sweep_has_several() -> None:
          ["dpo k=2 (prompts, tokens)", "dpo k=4 (tokens)"]),
     ):  # fmt: skip
         told = _choices(sweep(names, matches), none)
-        assert [note.partition(":")[0] for note in told] == wanted
+        assert [note.arm for note in told] == wanted

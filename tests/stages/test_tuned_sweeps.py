@@ -126,7 +126,7 @@ def test_a_trial_that_is_lost_is_told_and_one_that_returns_takes_part(
     assert other is not None
     assert other.trial != contest.choice.trial
     assert other.values[contest.choice.trial] is None
-    notes = " ".join(load_study(tmp_path / "results", "mine").notes)
+    notes = " ".join(f"{n.arm}: {n.told}" for n in load_study(tmp_path / "results", "mine").notes)
     assert "chosen among 1 of 2 trials" in notes
     states = {s.identity: s.state for s in sweep_status(folder)}
     assert states[lost] == "missing"

@@ -1,24 +1,63 @@
 """Words of a table: names of cells and metrics, numbers in their units, the caption."""
 
+import re
+from collections.abc import Sequence
+
 import pandas as pd
 
-from ablate.analysis.table import AblationTable
+from ablate.analysis.table import AblationTable, Key
 from ablate.metrics import describe
 from ablate.printed import fixed
+from ablate.results.sweeps import SweepNote
 
 #: names that a table's heading may shorten
 SHORT = {"num_responses": "K", "training.select_checkpoint": "checkpoint"}
 #: factors whose levels need no name before them
 SPEAKING = ("objective", "reward", "base_model", "dataset", "collection")
+#: blanks between a number and its sign or unit
+_BESIDE = re.compile(r"(?<=\d) (?=[%±])|(?<=[≤≥±]) (?=\d)|(?<=\w) (?=[≤≥]\s)|(?<=\*) (?=p)")
 
 
-def name_of(table: AblationTable, row: tuple[str, ...], col: tuple[str, ...]) -> str:
-    """A cell as a person names it: `dpo, K=2`."""
-    parts = [
+def parts_of(table: AblationTable, row: Key, col: Key) -> tuple[str, ...]:
+    """What a cell's name is made of, a part per factor: `dpo` and `K=2`."""
+    return parts([*table.row_names, *table.col_names], [*row, *col])
+
+
+def parts(names: Sequence[str], levels: Sequence[str]) -> tuple[str, ...]:
+    """Levels as people call them; those that do not speak for themselves with their factor."""
+    return tuple(
         level if name in SPEAKING else f"{SHORT.get(name, name)}={level}"
-        for name, level in zip([*table.row_names, *table.col_names], [*row, *col], strict=True)
-    ]
-    return ", ".join(parts) or "all runs"
+        for name, level in zip(names, levels, strict=True)
+    )
+
+
+def name_of(table: AblationTable, row: Key, col: Key) -> str:
+    """A cell as a person names it, the same wherever it is spoken of: `dpo, K=2`."""
+    return ", ".join(parts_of(table, row, col)) or "all runs"
+
+
+def baseline_of(table: AblationTable) -> str:
+    """The baseline as a cell is named; as a row is where every column has its own.
+
+    What was typed where the table holds no run of it.
+    """
+    cells = dict.fromkeys((e.row, e.col) for e in table.entries.values() if e.is_baseline)
+    rows = dict.fromkeys(row for row, _ in cells)
+    if len(cells) == 1:
+        return name_of(table, *next(iter(cells)))
+    if len(rows) == 1:
+        return ", ".join(parts(table.row_names, next(iter(rows))))
+    return str(table.question.baseline)
+
+
+def study_notes(table: AblationTable, notes: Sequence[SweepNote]) -> list[str]:
+    """What the table's sweep says of its arms, which are called as the table calls them."""
+    told = []
+    for note in notes:
+        mine = table.runs.loc[table.runs["id"].isin(note.runs), "arm"]
+        cells = dict.fromkeys(name_of(table, *arm) for arm in mine)
+        told.append(f"{'; '.join(cells) or note.arm}: {note.told}")
+    return list(dict.fromkeys(told))
 
 
 def title(metric: str) -> str:
@@ -32,6 +71,11 @@ def number(value: float, metric: str, sign: bool = False) -> str:
     """A value in the metric's shown unit."""
     item = describe(metric)
     return fixed(item.scale * value, item.digits, sign)
+
+
+def glued(text: str) -> str:
+    """Text whose numbers stay beside their signs and units wherever its lines break."""
+    return _BESIDE.sub("\u00a0", text)
 
 
 def caption(table: AblationTable) -> str:
@@ -85,7 +129,7 @@ def _test_told(table: AblationTable) -> str:
     df = sorted({int(value) for value in table.comparisons.loc[made, "df"]})
     if not df:
         return "Differences are not tested: no cell has a spread between seeds."
-    baseline = table.question.baseline
+    baseline = baseline_of(table)
     pooled = "the table's cells" if table.same_scale else "the cells of a column"
     told = (
         f"Differences to {baseline} from run means blocked by seed, variance pooled over {pooled} "

@@ -7,14 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from ablate.analysis.caption import title
+from ablate.analysis.caption import SHORT, title
 from ablate.analysis.effects import Effects
 from ablate.metrics import describe
 
 #: Okabe and Ito's palette, told apart with every kind of colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-#: shapes too, so that nothing hangs on colour alone
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+#: shapes too, so that nothing hangs on colour alone; a diamond is the SFT policy
+MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "*")
 STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
     "grid.color": "#dddddd", "grid.linewidth": 0.6, "axes.axisbelow": True, "svg.fonttype": "none",
@@ -94,14 +94,14 @@ def which_choice_matters(found: Effects, metric: str) -> Figure:
                 left.plot([scale * row.low, scale * row.high], [place] * 2, color=colour)
                 left.plot(scale * row.effect, place, marker, color=colour)
                 ticks.append(place)
-                names.append(f"{factor.removeprefix('config.')} {row.level}")
+                names.append(f"{_factor(factor)} {row.level}")
                 place -= 1
             place -= 0.6
         left.axvline(0, color="#444444", linewidth=0.8)
         left.set_yticks(ticks, names)
         left.locator_params(axis="x", nbins=6)
         left.grid(axis="y", visible=False)
-        left.set_xlabel(f"{title(metric)}: level against the mean of its factor")
+        left.set_xlabel(f"{title(metric)}:\nlevel against the mean of its factor")
         for spot, row in enumerate(terms.itertuples()):
             shade = COLOURS[0] if row.order == 1 else COLOURS[1]
             right.plot([scale * row.size_low, scale * row.size_high], [spot] * 2, color=shade)
@@ -119,4 +119,10 @@ def which_choice_matters(found: Effects, metric: str) -> Figure:
 
 def _term_name(row: Any) -> str:
     star = "*" if row.p_holm <= 0.05 else ""
-    return " × ".join(part.removeprefix("config.") for part in row.term.split(" × ")) + star
+    return " × ".join(_factor(part) for part in row.term.split(" × ")) + star
+
+
+def _factor(column: str) -> str:
+    """A factor as the headings of tables call it."""
+    name = column.removeprefix("config.")
+    return SHORT.get(name, name)

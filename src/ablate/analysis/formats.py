@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ablate.analysis.caption import SHORT, number, title
+from ablate.analysis.caption import SHORT, number, parts, title
 from ablate.analysis.table import AblationTable, Entry, Key
 
 
@@ -25,11 +25,7 @@ def panels(table: AblationTable) -> list[Panel]:
     if not table.col_names:
         lines = {row: [table.entries[row, (), m] for m in table.metrics] for row in table.rows}
         return [Panel("", [title(metric) for metric in table.metrics], lines)]
-    names = [SHORT.get(name, name) for name in table.col_names]
-    headings = [
-        ", ".join(f"{name} {level}" for name, level in zip(names, col, strict=True))
-        for col in table.cols
-    ]
+    headings = [", ".join(parts(table.col_names, col)) for col in table.cols]
     return [
         Panel(
             title(metric),
@@ -63,13 +59,18 @@ def value(entry: Entry) -> str:
     return text if math.isnan(entry.half) else f"{text} ± {number(entry.half, entry.metric)}"
 
 
-def remark(entry: Entry) -> str:
+def remarks(entry: Entry) -> list[str]:
     """What became of the cell's runs, where not all simply finished."""
     asked = entry.runs + sum(entry.lacking.values())
     told = [f"{count} of {asked} {state}" for state, count in entry.lacking.items()]
     if entry.diverged:
         told.append(f"{entry.diverged} of {entry.runs} diverged")
-    return ", ".join(told)
+    return told
+
+
+def remark(entry: Entry) -> str:
+    """The same in one line; nothing where all simply finished."""
+    return ", ".join(remarks(entry))
 
 
 def markdown(table: AblationTable) -> str:

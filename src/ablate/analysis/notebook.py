@@ -10,6 +10,7 @@ import pandas as pd
 from ablate.analysis import arms
 from ablate.analysis import report_html as h
 from ablate.analysis.build import build
+from ablate.analysis.caption import study_notes
 from ablate.analysis.margins import read_margin
 from ablate.analysis.table import AblationTable, Question
 from ablate.errors import AblateError, StoreError
@@ -92,7 +93,7 @@ class View:
                 except AblateError as error:
                     reason = str(error).splitlines()[0]
                     continue
-                made.notes += self.study.notes
+                made.notes += study_notes(made, self.study.notes)
                 return made
         self.told.append(reason)
         return None

@@ -1,21 +1,28 @@
 """Figures of a table's arms: differences, reward against KL, over-optimisation, training."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ablate.analysis.caption import name_of, title
+from ablate.analysis.canvas import (
+    LETTERS,
+    canvas_of,
+    draw_legend,
+    draw_line,
+    height_of,
+    names_down,
+    panels_of,
+)
+from ablate.analysis.caption import baseline_of, name_of, parts_of, title
 from ablate.analysis.cells import half_width
-from ablate.analysis.figures import COLOURS, MARKERS, Figure, style
+from ablate.analysis.figures import COLOURS, Figure, style
+from ablate.analysis.looks import GREY, Looks, Parts, wrap
 from ablate.analysis.table import AblationTable
 from ablate.metrics import describe
 from ablate.results.tables import CURVE, TRAIN, read_tables
 
-#: inches; narrow enough that the text is readable on a telephone
-WIDTH = 5.2
-GREY = "#555555"
 #: step metrics worth a panel: column -> what it is, in which scale
 STEPS = {
     "accuracy": "label pairs ordered rightly",
@@ -26,9 +33,12 @@ STEPS = {
 
 def arms_of(table: AblationTable) -> list[str]:
     """Names of the cells that have runs, in reading order."""
-    cells = [(row, col) for row in table.rows for col in table.cols]
+    return [name_of(table, *cell) for cell in _cells(table)]
+
+
+def _cells(table: AblationTable) -> list[Any]:
     there = set(table.runs["arm"])
-    return [name_of(table, *cell) for cell in cells if cell in there]
+    return [(row, col) for row in table.rows for col in table.cols if (row, col) in there]
 
 
 def named(table: AblationTable) -> pd.DataFrame:
@@ -36,28 +46,16 @@ def named(table: AblationTable) -> pd.DataFrame:
     return table.runs.assign(name=[name_of(table, *arm) for arm in table.runs["arm"]])
 
 
-def look(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """A colour and a marker for each arm; no two arms share both."""
-    count = len(COLOURS)
-    return {
-        arm: (COLOURS[place % count], MARKERS[(place + place // count) % len(MARKERS)])
-        for place, arm in enumerate(arms)
-    }
+def looks_of(table: AblationTable) -> Looks:
+    """How the cells that have runs look, in every figure of the table."""
+    return Looks([parts_of(table, *cell) for cell in _cells(table)])
 
 
-def _canvas(height: float) -> Any:
-    from matplotlib.figure import Figure as Canvas
-
-    return Canvas(figsize=(WIDTH, height), layout="constrained")
-
-
-def _legend(canvas: Any, axes: Any, count: int) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    longest = max((len(label) for label in labels), default=0)
-    canvas.legend(
-        handles, labels, loc="outside lower center", ncols=2 if longest < 34 and count > 1 else 1,
-        frameon=False, handletextpad=0.4, columnspacing=1.2, fontsize=8,
-    )  # fmt: skip
+def _shown(table: AblationTable, names: Iterable[str]) -> dict[Parts, str]:
+    """Those of the table's cells with these names: parts -> name."""
+    wanted = set(names)
+    every = {parts_of(table, *cell): name_of(table, *cell) for cell in _cells(table)}
+    return {parts: name for parts, name in every.items() if name in wanted}
 
 
 def differences(table: AblationTable, metric: str) -> Figure | None:
@@ -66,17 +64,18 @@ def differences(table: AblationTable, metric: str) -> Figure | None:
     None where nothing was compared.
     """
     found = [
-        (name_of(table, e.row, e.col), e.comparison)
+        {**e.comparison, "name": name_of(table, e.row, e.col)}
         for e in table.entries.values()
         if e.metric == metric and e.comparison is not None
     ]
-    data = pd.DataFrame([{**told, "name": name} for name, told in found])
+    data = pd.DataFrame(found)
     if data.empty or data["low"].isna().all():
         return None
     data = data.dropna(subset=["difference"])
     scale = describe(metric).scale
     with style():
-        canvas = _canvas(0.9 + 0.27 * len(data))
+        cells = [parts_of(table, *arm) for arm in data["arm"]]
+        canvas = canvas_of(height_of(cells))
         axes = canvas.subplots()
         margin = table.question.margin
         if margin is not None and metric == table.metrics[0]:
@@ -86,10 +85,9 @@ def differences(table: AblationTable, metric: str) -> Figure | None:
             colour, marker = _of_verdict(row)
             axes.plot([scale * row.low, scale * row.high], [-place] * 2, color=colour, lw=1.6)
             axes.plot(scale * row.difference, -place, marker, color=colour, ms=6)
-        axes.set_yticks([-place for place in range(len(data))], data["name"])
-        axes.set_ylim(-len(data) + 0.4, 0.6)
-        axes.grid(axis="y", visible=False)
-        axes.set_xlabel(f"{title(metric)}: difference to {table.question.baseline}")
+        names_down(canvas, axes, cells)
+        told = f"{title(metric)}: difference to {baseline_of(table)}"
+        canvas.supxlabel(wrap(told, LETTERS), fontsize=9)
     columns = ["name", "difference", "low", "high", "p_holm", "significant"]
     return Figure(canvas, data[[c for c in columns if c in data]])
 
@@ -113,34 +111,32 @@ def frontier(table: AblationTable, split: str) -> Figure | None:
     if any(name not in runs for name in wanted):
         return None
     runs = runs.dropna(subset=wanted)
-    looks = look(arms_of(table))
+    looks = looks_of(table)
+    shown = _shown(table, runs["name"])
+    legend = looks.legend(list(shown))
     means = []
     with style():
-        canvas = _canvas(3.4 + 0.16 * ((len(looks) + 1) // 2))
+        canvas = canvas_of(3.6 + legend.height)
         axes = canvas.subplots()
         start = float(runs[wanted[2]].mean())
-        for name, (colour, marker) in looks.items():
+        for cell, name in shown.items():
+            colour, marker = looks.of[cell].colour, looks.of[cell].marker
             mine = runs[runs["name"] == name]
-            if mine.empty:
-                continue
             kl, reward = (mine[column].to_numpy(dtype=float) for column in wanted[:2])
             axes.plot(kl, reward, marker, color=colour, alpha=0.35, ms=3.5, mew=0)
             halves = half_width(kl), half_width(reward)
             bars = [np.nan_to_num(half) for half in halves]
             axes.errorbar(
                 kl.mean(), reward.mean(), yerr=bars[1], fmt=marker, color=colour, ms=7,
-                mec="white", mew=0.8, elinewidth=1.0, label=name, zorder=3,
+                mec="white", mew=0.8, elinewidth=1.0, zorder=3,
             )  # fmt: skip
             means.append({"name": name, "seeds": len(mine), "kl": kl.mean(), "kl_half": halves[0],
                           "reward": reward.mean(), "reward_half": halves[1]})  # fmt: skip
-        axes.plot(0, start, "D", color="black", ms=6, label="SFT", clip_on=False, zorder=4)
-        axes.set_xscale("function", functions=(_root, np.square))
-        farthest = float(runs[wanted[0]].max())
-        axes.set_xlim(0, farthest * 1.08 + 1e-6)
-        axes.set_xticks(_round_ticks(farthest))
+        sft = axes.plot(0, start, "D", color="black", ms=6, label="SFT", clip_on=False, zorder=4)
+        _root_scale(axes, float(runs[wanted[0]].max()), 1)
         axes.set_xlabel("KL to SFT, nats (square-root scale)")
         axes.set_ylabel(title(wanted[1]))
-        _legend(canvas, axes, len(looks))
+        draw_legend(canvas, legend, lines=False, also=sft)
     means.insert(0, {"name": "SFT", "seeds": len(runs), "kl": 0.0, "reward": start})
     return Figure(canvas, pd.DataFrame(means))
 
@@ -149,12 +145,28 @@ def _root(values: Any) -> Any:
     return np.sqrt(np.maximum(values, 0))
 
 
-def _round_ticks(farthest: float) -> list[float]:
-    """Ticks that stand apart on a square-root scale: shares of a round number."""
+def _root_scale(axes: Any, farthest: float, abreast: int) -> None:
+    """Makes an x axis from 0 to `farthest` nats, of one of several panels, one of square roots."""
+    axes.set_xscale("function", functions=(_root, np.square))
+    axes.set_xlim(0, farthest * 1.08 + 1e-6)
+    ticks = _round_ticks(farthest, 0.08 * abreast)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+
+
+def _round_ticks(farthest: float, apart: float) -> list[float]:
+    """Shares of a round number that stand apart on a square-root scale, by a share of its length.
+
+    Larger ones have the right of way.
+    """
     unit = 10.0 ** np.floor(np.log10(max(farthest, 1e-3)))
-    steps = [0, 0.05, 0.2, 0.5, 1, 2, 3, 5, 7]
-    ticks = [unit * step for step in steps if unit * step <= 1.05 * farthest]
-    return ticks if len(ticks) > 3 else [0, farthest / 4, farthest]
+    known = [unit * step for step in (0, 0.05, 0.2, 0.5, 1, 2, 3, 5, 7)]
+    known = [float(f"{tick:.3g}") for tick in known if tick <= 1.05 * farthest]
+    ticks = [0.0]
+    for tick in sorted(known, reverse=True):
+        nearest = min(abs(np.sqrt(tick) - np.sqrt(other)) for other in ticks)
+        if nearest >= apart * np.sqrt(farthest):
+            ticks.append(tick)
+    return sorted(ticks)
 
 
 def overoptimisation(table: AblationTable) -> Figure | None:
@@ -172,31 +184,28 @@ def overoptimisation(table: AblationTable) -> Figure | None:
     panels = {"judge_reward": "judge reward, valid"}
     if "training_reward" in points and points["training_reward"].notna().any():
         panels["training_reward"] = "training reward, valid"
-    names = [name for name in arms_of(table) if name in set(points["name"])]
-    looks = {name: look(arms_of(table))[name] for name in names}
     numbers = ["kl", *panels]
     means = points.groupby(["name", "point"], sort=False)[numbers].mean().reset_index()
+    looks = looks_of(table)
+    shown = _shown(table, points["name"])
+    legend, across = looks.legend(list(shown)), looks.panels(list(shown))
+    farthest = float(points["kl"].max())
     with style():
-        canvas = _canvas(0.5 + 2.2 * len(panels) + 0.16 * ((len(looks) + 1) // 2))
-        grid = canvas.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, (column, told) in zip(grid, panels.items(), strict=True):
-            for name, (colour, marker) in looks.items():
-                for _, run in points[points["name"] == name].groupby("id", sort=False):
-                    axes.plot(run["kl"], run[column], color=colour, lw=0.7, alpha=0.4)
-                mine = means[means["name"] == name]
-                axes.plot(
-                    mine["kl"], mine[column], color=colour, marker=marker, ms=4.5, lw=1.8,
-                    mec="white", mew=0.5, label=name,
-                )  # fmt: skip
-            axes.set_ylabel(told)
-            axes.set_xscale("function", functions=(_root, np.square))
-            farthest = float(points["kl"].max())
-            axes.set_xlim(0, farthest * 1.05 + 1e-6)
-            axes.set_xticks(_round_ticks(farthest))
-        grid[-1].set_xlabel("KL to SFT, nats (square-root scale)")
-        _legend(canvas, grid[0], len(looks))
-    shown = ["name", "seed", "step", *numbers]
-    return Figure(canvas, points[[*(c for c in ["round"] if c in points), *shown]])
+        canvas = canvas_of(0.6 + 2.2 * len(panels) + legend.height)
+        below = "KL to SFT, nats (square-root scale)"
+        grid = panels_of(canvas, list(panels.values()), across, below)
+        for row, column in zip(grid, panels, strict=True):
+            for axes, (_, cells) in zip(row, across, strict=True):
+                for place, cell in enumerate(cells):
+                    look = looks.of[cell]
+                    for _, run in points[points["name"] == shown[cell]].groupby("id", sort=False):
+                        axes.plot(run["kl"], run[column], color=look.colour, lw=0.7, alpha=0.4)
+                    mine = means[means["name"] == shown[cell]]
+                    draw_line(axes, mine["kl"], mine[column], look, (place, len(cells)), 1.8)
+                _root_scale(axes, farthest, len(across))
+        draw_legend(canvas, legend, lines=True)
+    columns = ["name", "seed", "step", *numbers]
+    return Figure(canvas, points[[*(c for c in ["round"] if c in points), *columns]])
 
 
 def learning(table: AblationTable) -> Figure | None:
@@ -210,24 +219,21 @@ def learning(table: AblationTable) -> Figure | None:
     # rounds follow each other: count steps through
     steps["step"] = steps.groupby("id").cumcount() + 1
     means = steps.groupby(["name", "step"], sort=False)[list(panels)].mean().reset_index()
-    names = [name for name in arms_of(table) if name in set(means["name"])]
-    looks = {name: look(arms_of(table))[name] for name in names}
+    looks = looks_of(table)
+    shown = _shown(table, means["name"])
+    legend, across = looks.legend(list(shown)), looks.panels(list(shown))
     with style():
-        canvas = _canvas(0.5 + 1.7 * len(panels) + 0.16 * ((len(looks) + 1) // 2))
-        grid = canvas.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, (column, told) in zip(grid, panels.items(), strict=True):
-            for name, (colour, marker) in looks.items():
-                mine = means[means["name"] == name]
-                every = max(1, len(mine) // 6)
-                axes.plot(
-                    mine["step"], _smooth(mine[column].to_numpy(dtype=float)), color=colour,
-                    lw=1.3, marker=marker, markevery=every, ms=4, mec="white", mew=0.4, label=name,
-                )  # fmt: skip
-            axes.set_ylabel(told, fontsize=8)
+        canvas = canvas_of(0.6 + 1.8 * len(panels) + legend.height)
+        grid = panels_of(canvas, list(panels.values()), across, "optimizer step")
+        for row, column in zip(grid, panels, strict=True):
+            for axes, (_, cells) in zip(row, across, strict=True):
+                for place, cell in enumerate(cells):
+                    look, mine = looks.of[cell], means[means["name"] == shown[cell]]
+                    smooth = _smooth(mine[column].to_numpy(dtype=float))
+                    draw_line(axes, mine["step"], smooth, look, (place, len(cells)), 1.3)
             if column == "grad_norm":
-                axes.set_yscale("log")
-        grid[-1].set_xlabel("optimizer step")
-        _legend(canvas, grid[0], len(looks))
+                row[0].set_yscale("log")
+        draw_legend(canvas, legend, lines=True)
     return Figure(canvas, means)
 
 
@@ -250,7 +256,8 @@ def trials(tried: pd.DataFrame, metric: str, names: Iterable[str]) -> Figure | N
     order = [name for name in names if name in set(tried["name"])]
     scale = describe(metric).scale
     with style():
-        canvas = _canvas(0.9 + 0.27 * len(order))
+        cells = [tuple(name.split(", ")) for name in order]
+        canvas = canvas_of(height_of(cells))
         axes = canvas.subplots()
         for place, name in enumerate(order):
             mine = tried[tried["name"] == name]
@@ -259,8 +266,6 @@ def trials(tried: pd.DataFrame, metric: str, names: Iterable[str]) -> Figure | N
             axes.plot(values, [-place] * len(values), "o", mfc="white", mec=COLOURS[0], ms=4.5)
             best = scale * mine.loc[mine["chosen"], "value"].to_numpy(dtype=float)
             axes.plot(best, [-place] * len(best), "o", color=COLOURS[0], ms=6)
-        axes.set_yticks([-place for place in range(len(order))], order)
-        axes.set_ylim(-len(order) + 0.4, 0.6)
-        axes.grid(axis="y", visible=False)
+        names_down(canvas, axes, cells)
         axes.set_xlabel(title(metric))
     return Figure(canvas, tried)

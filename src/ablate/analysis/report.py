@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from ablate.analysis import report_html as h
-from ablate.analysis.caption import name_of, number
+from ablate.analysis.caption import baseline_of, name_of, number
 from ablate.analysis.figures import Figure
 from ablate.analysis.report_parts import Maker
 from ablate.analysis.table import AblationTable
@@ -139,7 +139,7 @@ def in_short(table: AblationTable) -> list[str]:
     for e in cells:
         if e.comparison is not None:
             verdicts.setdefault(h.verdict(e)[0], []).append(name_of(table, e.row, e.col))
-    baseline = table.question.baseline
+    baseline = baseline_of(table)
     said = {
         "better": "Better than", "worse": "Worse than", "higher": "Higher than",
         "lower": "Lower than",

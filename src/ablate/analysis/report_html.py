@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablate.analysis.caption import name_of, number, title
+from ablate.analysis.caption import glued, name_of, number, title
 from ablate.analysis.figures import Figure
 from ablate.analysis.formats import mark, panels, remark, row_headings, value
 from ablate.analysis.samples import Sample
@@ -48,13 +48,13 @@ def section(anchor: str, heading: str, *parts: str) -> str:
 
 def paragraph(text: str, kind: str = "") -> str:
     """A paragraph of plain text."""
-    return f"<p{_class(kind)}>{esc(text)}</p>"
+    return f"<p{_class(kind)}>{esc(glued(text))}</p>"
 
 
 def points(lines: Sequence[str], kind: str = "points") -> str:
     """A list of plain sentences; nothing where there is none."""
     items = "".join(
-        f"<li{_class('under' if line.startswith('  ') else '')}>{esc(line.strip())}</li>"
+        f"<li{_class('under' if line.startswith('  ') else '')}>{esc(glued(line.strip()))}</li>"
         for line in lines
     )
     return f'<ul class="{kind}">{items}</ul>' if items else ""
@@ -94,8 +94,13 @@ def table_of(table: AblationTable) -> str:
     return "\n".join(parts)
 
 
+def whole(text: str) -> str:
+    """A number with what belongs to it, which stay on one line."""
+    return esc(text).replace(" ", "\u00a0")
+
+
 def _cell(entry: Entry) -> str:
-    text = esc(value(entry))
+    text = whole(value(entry))
     if entry.best:
         text = f"<strong>{text}</strong>"
     told = remark(entry)
@@ -113,13 +118,13 @@ def comparisons(table: AblationTable, metric: str) -> str:
         interval, p = "—", "—"
         if not math.isnan(found["p"]):
             low, high = (number(found[end], metric, sign=True) for end in ("low", "high"))
-            interval = f"{low} … {high}"
-            p = "&lt; 0.001" if found["p_holm"] < 0.001 else f"{found['p_holm']:.3f}"
+            interval = whole(f"{low} … {high}")
+            p = whole("< 0.001" if found["p_holm"] < 0.001 else f"{found['p_holm']:.3f}")
         name = esc(name_of(table, entry.row, entry.col))
         rows.append([name, gap, interval, p, chip(*verdict(entry))])
     if not rows:
         return ""
-    return grid(["", "difference", "simultaneous 95 %", "p, Holm", ""], rows)
+    return grid(["", "difference", "simultaneous 95\u00a0%", "p, Holm", ""], rows)
 
 
 def verdict(entry: Entry) -> tuple[str, str]:
@@ -151,7 +156,7 @@ def figure(made: Figure | None, stem: str, told: str) -> str:
     csv = base64.b64encode(made.data.to_csv(index=False).encode()).decode()
     return (
         f'<figure><img alt="{esc(told, quote=True)}" src="data:image/svg+xml;base64,{data}">'
-        f"<figcaption>{esc(told)}</figcaption>"
+        f"<figcaption>{esc(glued(told))}</figcaption>"
         f"<details><summary>the numbers behind it</summary>{_numbers(made.data)}"
         f'<p class="download"><a download="{stem}.csv" href="data:text/csv;base64,{csv}">'
         f"all {len(made.data):,} rows as CSV</a></p></details></figure>"
@@ -159,11 +164,16 @@ def figure(made: Figure | None, stem: str, told: str) -> str:
 
 
 def _numbers(data: pd.DataFrame) -> str:
-    shown = data.head(ROWS_SHOWN)
+    if "panel" in data:
+        # what the panels of a figure show has columns of its own
+        parts = [part.drop(columns="panel") for _, part in data.groupby("panel", sort=False)]
+        return "".join(_numbers(part.dropna(axis="columns", how="all")) for part in parts)
+    words = [name for name in data if pd.api.types.is_string_dtype(data[name])]
+    shown = data[[*words, *(name for name in data if name not in words)]].head(ROWS_SHOWN)
     rows = [[esc(_plain(value)) for value in row] for row in shown.itertuples(index=False)]
     more = len(data) - len(shown)
     rest = paragraph(f"and {more:,} more rows in the CSV", "note") if more > 0 else ""
-    return grid([str(name) for name in data.columns], rows) + rest
+    return grid([str(name) for name in shown.columns], rows, max(1, len(words))) + rest
 
 
 def _plain(value: Any) -> str:

@@ -1,6 +1,6 @@
 """The sections of a report, each a list of HTML pieces; empty where a study has no such thing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from ablate.analysis.figures import Figure, which_choice_matters
 from ablate.analysis.formats import value
 from ablate.analysis.lack_of_fit import assumed
 from ablate.analysis.measure import answer_values, available, measure
+from ablate.analysis.report_origin import origin_of, settings_of
 from ablate.analysis.samples import samples, score_range, shown_seed
 from ablate.analysis.table import AblationTable, Question
 from ablate.analysis.tuning_notes import chosen_notes
@@ -23,10 +24,7 @@ from ablate.errors import AblateError
 from ablate.metrics import METRICS
 
 #: metrics side by side in one of the tables of every metric
-ABREAST = 7
-#: settings that are words for people, or places
-WORDS = ("config.results_dir", *(f"config.objective.{name}" for name in (
-    "title", "formula", "rpo_reading", "arxiv", "checked")))  # fmt: skip
+ABREAST = 6
 #: studies of more runs are not read through for metrics that need every answer
 READ_THROUGH = 400
 
@@ -83,7 +81,7 @@ class Maker:
             "<h3>At equal KL</h3>",
             h.table_of(equal),
             h.paragraph(equal.caption, "caption"),
-            h.points([n for n in equal.notes if n not in self.table.notes], "points note"),
+            h.points(new_notes(equal.notes, self.table.notes), "points note"),
         ]
 
     def overoptimisation(self) -> list[str]:
@@ -220,7 +218,7 @@ class Maker:
             lines = [
                 [
                     h.esc(name_of(one, row, ())),
-                    *(h.esc(value(one.entries[row, (), metric])) for metric in some),
+                    *(h.whole(value(one.entries[row, (), metric])) for metric in some),
                 ]
                 for row in one.rows
             ]
@@ -230,12 +228,19 @@ class Maker:
 
     def missing(self, damaged: list[str]) -> list[str]:
         """Runs that were asked for and are not there, with reasons."""
-        rows = []
+        rows, cells = [], dict[str, str]()
+        for line in self.table.lacking.to_dict("records"):
+            cells[line["id"]] = name_of(self.table, line["row"], line["col"])
         for line in self.lacking.to_dict("records"):
-            words = " ".join(
-                f"{name}={arms.plain(line[name])}"
-                for name in ("objective", "num_responses", "reward", "collection", "seed")
-                if name in line
+            # runs that belong to no cell of this table have no other name than their settings
+            words = (
+                f"{cells[line['id']]} seed {line['seed']}"
+                if line["id"] in cells
+                else " ".join(
+                    f"{name}={arms.plain(line[name])}"
+                    for name in ("objective", "num_responses", "reward", "collection", "seed")
+                    if name in line
+                )
             )
             reason = (str(line["reason"]).splitlines() or [""])[0]
             rows.append([h.esc(words), h.esc(str(line["state"])), h.esc(reason),
@@ -260,8 +265,8 @@ class Maker:
     def provenance(self, commands: list[str]) -> list[str]:
         """Commands, versions, machines, settings, and the runs by id."""
         told = "\n".join(commands)
-        common, varied = _settings(self.table.runs)
-        facts = [[h.esc(what), h.esc(value)] for what, value in _origin(self.frame)]
+        common, varied = settings_of(self.table.runs)
+        facts = [[h.esc(what), h.esc(value)] for what, value in origin_of(self.frame)]
         runs = plots.named(self.table)
         listed = [
             [h.esc(name), str(seed), h.esc(str(status)), f"<code>{h.esc(i[:12])}</code>"]
@@ -289,38 +294,17 @@ class Maker:
             return None
 
 
-def _settings(runs: pd.DataFrame) -> tuple[list[list[str]], list[list[str]]]:
-    """Settings that all runs share, and those in which they differ, with their values."""
-    common: list[list[str]] = []
-    varied: list[list[str]] = []
-    for column in runs.columns:
-        if not column.startswith("config.") or column.startswith(WORDS):
-            continue
-        values = list(dict.fromkeys(runs[column].map(arms.plain)))
-        line = [f"<code>{h.esc(arms.short(column))}</code>", h.esc(", ".join(values))]
-        (common if len(values) == 1 else varied).append(line)
-    return common, varied
+def new_notes(notes: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The notes that are not known, each with the indented lines that belong to it."""
 
+    def grouped(lines: Sequence[str]) -> list[tuple[str, ...]]:
+        groups: list[tuple[str, ...]] = []
+        for line in lines:
+            if line.startswith("  ") and groups:
+                groups[-1] = (*groups[-1], line)
+            else:
+                groups.append((line,))
+        return groups
 
-def _origin(frame: pd.DataFrame) -> list[tuple[str, str]]:
-    """Commits, versions and machines of the runs."""
-    rows = []
-    for column, what in (
-        ("commit", "commit of ablate"),
-        ("changed_files", "files changed since it"),
-        ("provenance.cpu", "processor"),
-        ("machine.device_name", "accelerator"),
-        ("machine.device", "device"),
-        ("machine.threads", "threads"),
-        ("provenance.python", "Python"),
-        *((f"provenance.versions.{name}", name) for name in ("torch", "transformers", "trl")),
-    ):
-        if column not in frame or frame[column].isna().all():
-            continue
-        counts = frame[column].map(arms.plain).value_counts()
-        several = len(counts) > 1
-        told = ", ".join(f"{v} ({n} runs)" if several else str(v) for v, n in counts.items())
-        rows.append((what, told))
-    seconds = float(frame["device_seconds"].sum())
-    rows.append(("device time of the runs' own stages", f"{seconds / 3600:.2f} h"))
-    return rows
+    there = grouped(known)
+    return [line for group in grouped(notes) if group not in there for line in group]

@@ -8,6 +8,7 @@ from rich.table import Table
 from ablate.cli.store_words import split_words
 from ablate.cli.stored import all_records
 from ablate.cli.usage import STORE, Usage
+from ablate.cli.whole import print_whole
 from ablate.errors import ConfigError
 from ablate.printed import fixed
 from ablate.store import records
@@ -45,9 +46,8 @@ def main(argv: Sequence[str]) -> int:
     if common:
         told = ", ".join(f"{title} {rows[0][title]}" for title in common)
         console.print(f"[dim]all runs: {told}[/]", highlight=False)
-    # numbers that are cut off are worse than a line that is too long
-    wide = Console(width=1000).measure(table).maximum
-    Console(width=max(wide, console.width)).print(table)
+    if rows:
+        print_whole(console, table)
     console.print(
         "[dim]judge reward on test (SFT: before training); `ablate show ID` tells more[/]"
     )

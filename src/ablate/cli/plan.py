@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ablate.cli.run import check_launcher, expand_words, quiet_libraries
 from ablate.cli.usage import LEVELS, STORE, Usage
+from ablate.cli.whole import print_paragraph, print_whole
 from ablate.cli.words import several
 from ablate.config import legality
 from ablate.config.expand import Contest, Expansion
@@ -142,17 +143,17 @@ def _tell_runs(
         contest = expansion.contests[0]
         reported = sum(records.has_record(layout, identity) for identity in later)
         told = f", {reported} in the store" if chosen else ""
-        console.print(
+        print_paragraph(
+            console,
             f"{several(len(expansion.contests), 'arm')} with "
             f"{several(len(contest.trials), 'trial')} each: "
             f"{several(len(first), 'distinct run')}, {stored} in the store; the best on "
             f"{contest.by} is then reported with {several(len(later), 'run')} of fresh "
             f"seeds{told}",
-            highlight=False,
         )
         ranges = {c: r for one in expansion.contests for c, r in one.ranges.items()}
         listed = ", ".join(f"{name} {low:g}–{high:g}" for name, (low, high) in ranges.items())
-        console.print(f"[dim]tuned: {listed}[/]", highlight=False)
+        print_paragraph(console, f"tuned: {listed}", style="dim", indent=7)
         return
     arms, runs = several(len(expansion.runs), "arm"), several(len(first), "distinct run")
     console.print(f"{arms}, {runs}, {stored} in the store", highlight=False)
@@ -190,15 +191,15 @@ def _tell_stages(console: Console, plans: list[RunPlan], layout: Layout) -> None
         "[bold]all[/]", str(len(stages)), str(len(stages) - len(missing)), "",
         _count(whole.samples), _count(whole.generated + whole.trained + whole.read), _time(seconds),
     )  # fmt: skip
-    console.print(table)
+    print_whole(console, table)
     if missing:
         workers = default_workers(plans)
-        console.print(
+        print_paragraph(
+            console,
             f"{seconds / 3600:.2f} device-hours; about {_time(seconds / workers)} with {workers} "
             f"at a time. {estimates.basis()}",
-            highlight=False,
         )
-    console.print(estimates.largest(plans), highlight=False)
+    print_paragraph(console, estimates.largest(plans))
 
 
 class _Estimates:

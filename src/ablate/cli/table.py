@@ -8,6 +8,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from ablate.analysis import Cell, cells, varied_settings
+from ablate.cli.whole import print_whole
 from ablate.launch.local import RunOutcome
 from ablate.printed import fixed
 
@@ -29,7 +30,7 @@ def show_table(console: Console, frame: pd.DataFrame, outcomes: list[RunOutcome]
         metrics = [metric for metric in METRICS if metric in frame]
         found = cells(frame, keys, metrics)
         shown = _fitting(console, found, keys, metrics)
-        console.print(_render(found, keys, shown))
+        print_whole(console, _render(found, keys, shown))
         if len(shown) < len(metrics):
             left_out = ", ".join(METRICS[metric][0] for metric in metrics[len(shown) :])
             console.print(f"[dim]a wider terminal shows: {left_out}[/]")

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ablate.analysis import AblationTable, Question, arms, build
+from ablate.analysis.caption import study_notes
 from ablate.analysis.formats import FORMATS
 from ablate.analysis.margins import read_margin
 from ablate.cli.store_flags import Flags, take_results_dir, tell_damaged
@@ -129,7 +130,7 @@ def make_table(study: Study, args: argparse.Namespace) -> AblationTable:
             f"--margin {args.margin}: a share needs judge reward as the first metric, on one "
             "scale, and an offline cell of the table that gained over SFT; give a number"
         )
-    table.notes += study.notes
+    table.notes += study_notes(table, study.notes)
     return table
 
 

@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ablate.analysis.caption import name_of, number, title
-from ablate.analysis.formats import mark, panels, remark, row_headings, value
+from ablate.analysis.caption import glued, name_of, number, title
+from ablate.analysis.formats import mark, panels, remarks, row_headings, value
 from ablate.analysis.table import AblationTable, Entry
-from ablate.cli.whole import print_whole
+from ablate.cli.whole import print_in_parts, print_paragraph, print_whole
 from ablate.metrics import describe
 from ablate.printed import fixed
 
@@ -22,19 +22,20 @@ def show(console: Console, table: AblationTable) -> None:
         for name in row_headings(table):
             grid.add_column(name, no_wrap=True)
         for heading in panel.headings:
-            grid.add_column(heading, justify="right")
+            grid.add_column(heading, justify="right", no_wrap=True)
         for row, entries in panel.lines.items():
             grid.add_row(*row, *(_cell(entry) for entry in entries))
         if panel.title:
             console.print(f"[bold]{panel.title}[/]", highlight=False)
-        print_whole(console, grid)
+        print_in_parts(console, grid, len(row_headings(table)))
         console.print()
     _differences(console, table)
-    console.print(f"[dim]{table.caption}[/]", highlight=False)
+    print_paragraph(console, glued(table.caption), style="dim")
     for note in table.notes:
         # a colon-free indent marks the lines that belong to the note above
-        lead = "    " if note.startswith("  ") else "note: "
-        console.print(Text(lead + note.strip(), style="dim"))
+        under = note.startswith("  ")
+        lead, indent = ("    ", 8) if under else ("note: ", 6)
+        print_paragraph(console, glued(note.strip()), style="dim", first=lead, indent=indent)
 
 
 def _grid() -> Table:
@@ -44,8 +45,7 @@ def _grid() -> Table:
 def _cell(entry: Entry) -> Text:
     text = Text(value(entry), style="bold" if entry.best else "")
     text.append(mark(entry).ljust(1), style="not bold")
-    told = remark(entry)
-    if told:
+    for told in remarks(entry):
         text.append(f"\n{told} ", style="yellow not bold")
     return text
 
@@ -65,14 +65,11 @@ def _differences(console: Console, table: AblationTable) -> None:
             grid.add_column(heading, justify="right", no_wrap=True)
         grid.add_column("")
         for entry, found in shown:
-            grid.add_row(_name(table, entry), *_numbers(entry, found), verdict(entry, found))
+            grid.add_row(
+                name_of(table, entry.row, entry.col), *_numbers(entry, found), verdict(entry, found)
+            )
         print_whole(console, grid)
         console.print()
-
-
-def _name(table: AblationTable, entry: Entry) -> str:
-    """A row in the words of its line above, as the caption names the baseline; else a cell."""
-    return name_of(table, entry.row, entry.col) if entry.col else " ".join(entry.row)
 
 
 def _numbers(entry: Entry, found: dict[str, Any]) -> list[str]:

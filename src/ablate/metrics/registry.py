@@ -115,7 +115,8 @@ def unknown(given: str, known: Iterable[str]) -> DataError:
     splits = ", ".join(sorted({name.partition("/")[2] for name in names if "/" in name}))
     hint = did_you_mean(given, names if "/" in given else [*bare, *whole], most=3, cutoff=0.5)
     lines = [f"there is no metric '{given}'.{hint}"]
-    lines.append(f"metrics with a split ({splits}), such as reward/test: {', '.join(bare)}")
+    told = f"metrics with a split, such as reward/test (splits: {splits})"
+    lines.append(f"{told}: {', '.join(bare)}")
     short = [name for name in whole if "." not in name]
     lines += [f"of a whole run: {', '.join(short)}"] if short else []
     dotted = _families(set(whole) - set(short))

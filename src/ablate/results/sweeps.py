@@ -22,6 +22,19 @@ PHASE, TUNE, REPORT = "phase", "tune", "report"
 
 
 @dataclass(frozen=True)
+class SweepNote:
+    """What a reader must know of an arm of a sweep.
+
+    arm: what the sweep calls it. runs: identities of the runs that report it, by which a table
+    knows its own name for it.
+    """
+
+    arm: str
+    told: str
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Study:
     """Runs to make a table of.
 
@@ -42,7 +55,7 @@ class Study:
     settings: dict[str, Any]
     #: the command lines that started the sweep, without `ablate`
     commands: tuple[str, ...] = ()
-    notes: list[str] = field(default_factory=list)
+    notes: list[SweepNote] = field(default_factory=list)
 
     @property
     def reported(self) -> pd.DataFrame:
@@ -221,7 +234,7 @@ def _awaited(found: FrozenSweep) -> list[dict[str, Any]]:
     return rows
 
 
-def _choices(found: FrozenSweep, runs: pd.DataFrame) -> list[str]:
+def _choices(found: FrozenSweep, runs: pd.DataFrame) -> list[SweepNote]:
     """Contests whose choice lacked trials."""
     notes = []
     names = _arms(found, runs)
@@ -232,10 +245,11 @@ def _choices(found: FrozenSweep, runs: pd.DataFrame) -> list[str]:
         tried = len(contest.trials)
         lacking = sum(value is None for value in choice.values)
         if lacking:
-            notes.append(
-                f"{name}: chosen among {tried - lacking} of {tried} "
-                "trials, because the others have no record (`ablate retry`)"
+            told = (
+                f"chosen among {tried - lacking} of {tried} trials, because the others have no "
+                "record (`ablate retry`)"
             )
+            notes.append(SweepNote(name, told, tuple(choice.runs.values())))
     return notes
 
 
