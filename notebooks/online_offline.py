@@ -46,16 +46,13 @@ draw(plots.overoptimisation, table)
 # Higher reward is no merit of an arm that went further. At the largest KL that all arms reach:
 
 # %%
-from dataclasses import replace
-
-from ablate.analysis import build
+from ablate.analysis import at_equal_kl
 from ablate.errors import AblateError
 
 equal = None
 if table is not None:
-    question = replace(table.question, matched_kl="max", margin=None, choose_by=None)
     try:
-        equal = build(table.runs, table.lacking.iloc[:0], question)
+        equal = at_equal_kl(table, "test")
     except AblateError as error:
         view.told.append(str(error))
 show(equal, view)

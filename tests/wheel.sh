@@ -21,6 +21,6 @@ HF_HUB_OFFLINE=1 "$work/venv/bin/ablate" objective=simpo num_responses=4 seed=0,
 "$work/venv/bin/ablate" ls
 found=$(ls)
 test "$found" = $'help.txt\nresults' || { echo "unexpected files: $found"; exit 1; }
-"$work/venv/bin/ablate" report --output "$work/report.html"
+"$work/venv/bin/ablate" report --out "$work/report.html"
 grep -q 'ul.points' "$work/report.html" || { echo "the report has no style"; exit 1; }
 echo "wheel: 4 passed, 0 failed"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ablate.analysis import Question, build
+from ablate.analysis import Question, at_equal_kl, build
 from ablate.analysis.confounded import confounded
 from ablate.results import load_study
 from madestore import answers, put
@@ -83,3 +83,18 @@ def test_what_a_match_scales_is_told_only_where_the_match_is_no_factor(root: Pat
     told = "training.batch_size: 32 for num_responses=4; 64 for num_responses=2"
     assert confounded(frame, ["num_responses"]) == [told]
     assert confounded(frame, ["num_responses", "config.match"]) == []
+
+
+def test_tuned_settings_are_no_confounders_at_equal_kl_either(root: Path) -> None:
+    for name, best in (("dpo", 0.1), ("ipo", 0.3)):
+        for beta in (0.1, 0.2, 0.3):
+            made = answers(6 - abs(beta - best), 50, spread=0.01)
+            put(root, made, objective=name, objective__beta=beta, training__lr=beta, seed=1000)
+        for seed in (0, 1):
+            made = answers(5, seed)
+            put(root, made, objective=name, objective__beta=best, training__lr=best, seed=seed)
+    frame = load_study(root).frame
+    asked = Question(rows=("objective",), baseline="dpo", choose_by="reward/valid")
+    equal = at_equal_kl(build(frame, frame.iloc[:0], asked), "test")
+    assert equal.matched_kl is not None
+    assert TOLD not in "\n".join(equal.notes)

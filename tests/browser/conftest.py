@@ -62,7 +62,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records.write_failure(records.new_attempt(Layout(root), "a" * 32), "x", "out of memory", None)
     target = root.parent / "mine.html"
     words = ["report", "--sweep", "mine", "--rows", "objective", "--cols", "num_responses",
-             "--baseline", "dpo", "--margin", "0.3", "--output", str(target)]  # fmt: skip
+             "--baseline", "dpo", "--margin", "0.3", "--out", str(target)]  # fmt: skip
     assert run([*words, f"results_dir={root}"]) == 0
     return target
 
@@ -84,7 +84,7 @@ def long_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = root.parent / "long.html"
     words = ["report", "--rows", "objective", "collection", "reward",
              "training.select_checkpoint", "--baseline", "dpo offline gold valid",
-             "--choose", "reward/valid", "--output", str(target)]  # fmt: skip
+             "--choose", "reward/valid", "--out", str(target)]  # fmt: skip
     assert run([*words, f"results_dir={root}"]) == 0
     return target
 

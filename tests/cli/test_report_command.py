@@ -38,7 +38,7 @@ def test_the_file_tells_the_study_and_what_was_left_out(
 ) -> None:
     target = tmp_path / "new" / "study.html"
     words = ["report", "--rows", "objective", "--baseline", "dpo", "--choose", "reward/valid",
-             "--output", str(target), "--figures", str(tmp_path / "figures")]  # fmt: skip
+             "--out", str(target), "--figures", str(tmp_path / "figures")]  # fmt: skip
     assert run([*words, f"results_dir={store}"]) == 3
     told = capsys.readouterr()
     assert "damaged" in told.err
@@ -84,7 +84,7 @@ def test_figures_hold_the_numbers_that_they_show(store: Path) -> None:
         (["--sweep", "nope"], "no sweep 'nope'"),
         (["--metric", "rewrd"], "Did you mean 'reward'"),
         (["--rows", "objective"], "--choose"),
-        (["--rows", "objective", "--choose", "reward/valid", "--output", "/proc/no/x"],
+        (["--rows", "objective", "--choose", "reward/valid", "--out", "/proc/no/x"],
          "cannot be written"),
         (["--nonsense"], "--nonsense"),
     ],

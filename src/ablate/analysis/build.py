@@ -1,5 +1,6 @@
 """Building an ablation table from runs: cells, comparability, choice of trials, tests."""
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -107,6 +108,19 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
     table.caption = caption(table)
     table.notes = notes(table, latest.left_out)
     return table
+
+
+def at_equal_kl(table: AblationTable, split: str) -> AblationTable:
+    """Judge reward of a table's cells at the largest KL that all of them reach.
+
+    Raises:
+        AblateError: no KL, or none that all reach.
+    """
+    question = replace(
+        table.question, matched_kl="max", margin=None, choose_by=None, tuned=table.tuned,
+        metrics=(f"reward/{split}",), rows=tuple(table.row_names), cols=tuple(table.col_names),
+    )  # fmt: skip
+    return build(table.runs, pd.DataFrame(), question)
 
 
 def _keyed(frame: pd.DataFrame, rows: list[str], cols: list[str]) -> pd.DataFrame:

@@ -227,8 +227,7 @@ def _strata(table: AblationTable) -> list[tuple[object, pd.DataFrame]]:
 
 def _confounded(table: AblationTable) -> Iterator[str]:
     factors = [arms.column_of(table.runs, name) for name in (*table.row_names, *table.col_names)]
-    tuned = {name for e in table.filled if e.tuned is not None for name in e.tuned.settings}
-    found = confounded(table.runs, factors, table.differing, tuned)
+    found = confounded(table.runs, factors, table.differing, table.tuned)
     if found:
         yield (
             "cells differ in settings that are neither rows nor columns, and a difference between "

@@ -1,7 +1,6 @@
 """The sections of a report, each a list of HTML pieces; empty where a study has no such thing."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,7 +8,7 @@ import pandas as pd
 
 from ablate.analysis import arms, plots
 from ablate.analysis import report_html as h
-from ablate.analysis.build import build
+from ablate.analysis.build import at_equal_kl, build
 from ablate.analysis.caption import name_of, title
 from ablate.analysis.effects import effects
 from ablate.analysis.figures import Figure, which_choice_matters
@@ -68,12 +67,7 @@ class Maker:
             "Higher is better, further left stays closer to the SFT policy. Small marks are runs, "
             "large ones means over seeds with 95 % intervals.",
         )
-        question = replace(
-            self.table.question, matched_kl="max", margin=None, choose_by=None,
-            metrics=(f"reward/{split}",), rows=tuple(self.table.row_names),
-            cols=tuple(self.table.col_names),
-        )  # fmt: skip
-        equal = self._or_none(lambda: build(self.table.runs, pd.DataFrame(), question))
+        equal = self._or_none(lambda: at_equal_kl(self.table, split))
         if not picture or equal is None:
             return [picture]
         return [

@@ -34,6 +34,8 @@ class Question:
     choose_by: str | None = None
     matched_kl: float | str | None = None
     reuse_seeds: bool = False
+    #: settings that were tuned in each cell, where the runs at hand are the chosen ones alone
+    tuned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,12 @@ class AblationTable:
     def filled(self) -> list[Entry]:
         """The entries of the first metric that have runs: one per cell."""
         return [e for e in self.entries.values() if e.metric == self.metrics[0] and e.runs]
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """The settings that were tuned, as columns of the runs."""
+        found = [name for e in self.filled if e.tuned is not None for name in e.tuned.settings]
+        return tuple(dict.fromkeys([*found, *self.question.tuned]))
 
     @property
     def distinct(self) -> pd.DataFrame:

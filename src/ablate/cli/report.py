@@ -13,7 +13,7 @@ from ablate.results import Study, load_study
 
 EXAMPLES = (
     "ablate report --sweep quick",
-    "ablate report --sweep quick --output study.html --figures figures",
+    "ablate report --sweep quick --out study.html --figures figures",
     "ablate report --rows objective --cols num_responses --baseline dpo",
 )
 NOTES = (
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
         "report", "Writes one self-contained HTML file: tables, figures, answers, provenance.",
         EXAMPLES, NOTES,
     )  # fmt: skip
-    flags.add_argument("--output", type=Path, metavar="FILE", help="default: NAME.html")
+    flags.add_argument("--out", type=Path, metavar="FILE", help="default: NAME.html")
     flags.add_argument(
         "--figures", type=Path, metavar="DIR", help="also each figure as SVG, PDF, PNG and CSV"
     )
@@ -48,12 +48,12 @@ def main(argv: Sequence[str]) -> int:
         commands=_commands(study, argv),
         damaged=[str(item) for item in study.damaged],
     )
-    target = args.output or Path(f"{name}.html")
+    target = args.out or Path(f"{name}.html")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(made.html, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"--output {target} cannot be written: {error.strerror}") from error
+        raise ConfigError(f"--out {target} cannot be written: {error.strerror}") from error
     print(f"wrote {target} ({target.stat().st_size / 2**20:.1f} MB)")
     if args.figures is not None:
         try:
@@ -70,7 +70,7 @@ def _commands(study: Study, argv: Sequence[str]) -> list[str]:
     words, skip = ["ablate", "report"], False
     for word in argv:
         # where files lie on this machine is nobody's business
-        if not skip and not word.startswith(("--output", "--figures", "results_dir=")):
+        if not skip and not word.startswith(("--out", "--figures", "results_dir=")):
             words.append(shlex.quote(word))
-        skip = word in ("--output", "--figures")
+        skip = word in ("--out", "--figures")
     return [*(f"ablate {line}" for line in study.commands), " ".join(words)]
