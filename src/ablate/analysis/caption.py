@@ -11,7 +11,13 @@ from ablate.printed import fixed
 from ablate.results.sweeps import SweepNote
 
 #: names that a table's heading may shorten
-SHORT = {"num_responses": "K", "training.select_checkpoint": "checkpoint"}
+SHORT = {
+    "num_responses": "K",
+    "training.select_checkpoint": "checkpoint",
+    "reward.training.num_labels": "num_labels",
+    "collection.rounds": "rounds",
+    "dataset.train_prompts": "train_prompts",
+}
 #: factors whose levels need no name before them
 SPEAKING = ("objective", "reward", "base_model", "dataset", "collection")
 #: blanks between a number and its sign or unit
