@@ -78,12 +78,16 @@ def put(
     commit: str = "c" * 40,
     tokens: int = 1000,
     sft: str = "",
+    policy: str | None = None,
     steps: pd.DataFrame | None = None,
     curve: pd.DataFrame | None = None,
     pairs: pd.DataFrame | None = None,
     **changes: Any,
 ) -> Record:
-    """Publishes one record made of a configuration and its answers."""
+    """Publishes one record made of a configuration and its answers.
+
+    policy: the stage of its policy, of which other runs may report other checkpoints.
+    """
     layout = Layout(root)
     config = config_of(**changes)
     identity = digest({"config": config, "salt": commit})
@@ -98,7 +102,10 @@ def put(
         "metrics": summarize({str(c): table[c].to_numpy() for c in table.columns}),
         "reward": {"kind": "gold", "scale": 1.0, "pair_accuracy": None, "correlation": None},
         "stages": [{"role": "answers", "name": "answers", "id": digest([sft, seed]),
-                    "result": {}, "computed_seconds": None}],
+                    "result": {}, "computed_seconds": None},
+                   *([] if policy is None else
+                     [{"role": "policy", "name": "policy", "id": policy, "result": {},
+                       "computed_seconds": None}])],
         "tokens_trained": tokens, "tokens_generated": 100, "device_seconds": 1.0,
         "started": time.time(), "finished": time.time(),
         "provenance": {"git": {"commit": commit, "dirty_files": []}, "versions": {"torch": "2.0"},

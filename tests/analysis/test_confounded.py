@@ -98,3 +98,26 @@ def test_tuned_settings_are_no_confounders_at_equal_kl_either(root: Path) -> Non
     equal = at_equal_kl(build(frame, frame.iloc[:0], asked), "test")
     assert equal.matched_kl is not None
     assert TOLD not in "\n".join(equal.notes)
+
+
+def test_marks_at_an_end_need_three_values_and_numbers(root: Path) -> None:
+    for beta in (0.1, 0.2):
+        for shuffle in (True, False):
+            made = answers(6 - beta + shuffle, 50, spread=0.01)
+            put(
+                root, made, objective="dpo", objective__beta=beta, training__shuffle=shuffle,
+                seed=1000,
+            )  # fmt: skip
+    made = answers(5, 0)
+    put(root, made, objective="dpo", objective__beta=0.1, training__shuffle=True, seed=0)
+    told = lines(root, ("objective",), choose_by="reward/valid")
+    assert "best of 4 trials" in told
+    assert "↓" not in told
+    assert "↑" not in told
+
+
+def test_a_level_that_is_the_row_is_not_told_by_its_own_settings(root: Path) -> None:
+    for name, epochs in (("default", 1.0), ("long", 3.0)):
+        for seed in (0, 1):
+            put(root, answers(5, seed), training=name, training__epochs=epochs, seed=seed)
+    assert TOLD not in lines(root, ("training",))

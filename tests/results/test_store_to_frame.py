@@ -135,11 +135,11 @@ def test_a_run_that_stands_for_two_arms_is_read_once(root: Path) -> None:
         put(root, answers(mean, 1), objective=name) for mean, name in ((5.0, "dpo"), (6.0, "ipo"))
     )
     once = load(root)
+    once["partner"] = [first.identity if i == second.identity else None for i in once["id"]]
     twice = pd.concat([once, once], ignore_index=True)
     assert len(read_tables(twice, "eval.parquet")) == len(read_tables(once, "eval.parquet"))
-    pairs = {second.identity: first.identity}
     for column in ("repetition/test", "win_rate_baseline/test"):
-        alone, both = (measure(frame, column, pairs).set_index("id") for frame in (once, twice))
+        alone, both = (measure(frame, column).set_index("id") for frame in (once, twice))
         for name in (column, f"{column}/se", f"{column}/n"):
             assert (
                 both.loc[second.identity, name].tolist() == [alone.loc[second.identity, name]] * 2

@@ -61,9 +61,8 @@ def keep(frame: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
         wanted = values.split(",")
         missing = sorted(set(wanted) - set(words))
         if missing:
-            raise ConfigError(
-                f"no run has {word}={missing[0]}; there are: {', '.join(sorted(set(words)))}"
-            )
+            there = ", ".join(sorted(set(words), key=rank))
+            raise ConfigError(f"no run has {word}={missing[0]}; there are: {there}")
         frame = frame[words.isin(wanted)]
     return frame
 
@@ -87,6 +86,14 @@ def plain(value: Any) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def rank(word: str) -> tuple[bool, float, str]:
+    """A key to sort by: numbers by size, then words."""
+    try:
+        return False, float(word), word
+    except ValueError:
+        return True, 0.0, word
 
 
 def texts(column: pd.Series) -> pd.Series:

@@ -12,9 +12,10 @@ from ablate.analysis.cells import half_width, varied_settings
 from ablate.analysis.contrasts import LEVEL, differences
 from ablate.analysis.frontier import AT_KL, CHORD, READ, at_matched_kl
 from ablate.analysis.margins import settle
-from ablate.analysis.measure import measure, resolve
+from ablate.analysis.measure import PARTNER, measure, resolve
 from ablate.analysis.multiplicity import possible_best
 from ablate.analysis.notes import notes
+from ablate.analysis.repeats import repeats
 from ablate.analysis.reported import one_trial, without_trials
 from ablate.analysis.table import AblationTable, Entry, Key, Question
 from ablate.analysis.tuning import Tuned
@@ -74,19 +75,20 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
         block=_blocks(frame), arm=list(zip(frame["row"], frame["col"], strict=True))
     )
     baseline = _baseline(frame, rows, cols, question.baseline)
-    partners = _partners(frame, baseline)
+    frame = frame.assign(**{PARTNER: _partners(frame, baseline)})
     for metric in metrics:
-        if describe(metric).against and not partners and metric not in frame:
+        if describe(metric).against and not baseline and metric not in frame:
             raise ConfigError(f"{metric} is measured against a baseline: name one with --baseline")
         if tuned and metric.endswith("/valid"):
             raise DataError(
                 f"{metric}: trials were chosen on valid, so valid flatters the chosen; "
                 "report test or ood"
             )
-        frame = measure(frame, metric, partners)
-    twins = _twins(frame, same_scale)
+        frame = measure(frame, metric)
+    repeated = repeats(frame, baseline, same_scale)
+    twins, pooled = repeated.twins, repeated.pooled
     tested = [metric for metric in metrics if not describe(metric).against]
-    values = _long(frame, tested, same_scale)
+    values = _long(frame, tested, pooled)
     guessed = set(frame.loc[frame[READ] == CHORD, "arm"]) if READ in frame else set()
     ranked = values.iloc[:0] if guessed else values
     values = values[[arm not in guessed and twins[arm] == arm for arm in values["arm"]]]
@@ -94,15 +96,17 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
     if question.margin is not None:
         first = values["metric"] == metrics[0]
         margin = dict.fromkeys(values.loc[first, "stratum"], question.margin)
-    pairs = list(dict.fromkeys((twins[arm], twins[other]) for arm, other in baseline.items()))
+    pairs = list(
+        dict.fromkeys((twins[a], twins[other]) for a, other in baseline.items() if other in twins)
+    )
     compared = differences(values, pairs, margin=margin)
     table = AblationTable(
         [arms.short(name) for name in rows], [arms.short(name) for name in cols],
         _order(frame, lacking, "row"), _order(frame, lacking, "col"), metrics, {}, compared,
-        question, frame, lacking, same_scale, twins, differing,
+        question, frame, lacking, same_scale, repeated, differing,
     )  # fmt: skip
     _fill(table, ranked, baseline, tuned)
-    table.matched_kl, table.short_of_kl, table.partners = target, short, partners
+    table.matched_kl, table.short_of_kl = target, short
     table.margin_share = share
     table.along = [arms.short(name) for name in along]
     table.caption = caption(table)
@@ -171,7 +175,8 @@ def _baseline(
     if "=" in given:
         chosen = arms.keep(frame, _conditions(given))["arm"]
         one = list(dict.fromkeys(chosen))
-        if len(one) != 1:
+        runs = frame.groupby("arm", sort=False)["id"].agg(frozenset)
+        if len({runs[arm] for arm in one}) != 1:
             raise ConfigError(
                 f"--baseline {given} fits {len(one)} cells of the table; name every row and column"
             )
@@ -191,36 +196,23 @@ def _conditions(given: str) -> list[str]:
     return [part for part in given.split(",") if part]
 
 
-def _partners(frame: pd.DataFrame, baseline: dict[Any, Any]) -> dict[str, str]:
-    """id -> id of the baseline's run of the same block."""
+def _partners(frame: pd.DataFrame, baseline: dict[Any, Any]) -> list[str | None]:
+    """Of each run the id of its baseline's run of the same block, None where there is none."""
     at = {
         (arm, block): i
         for arm, block, i in zip(frame["arm"], frame["block"], frame["id"], strict=True)
     }
-    return {
-        identity: at[baseline[arm], block]
-        for arm, block, identity in zip(frame["arm"], frame["block"], frame["id"], strict=True)
-        if arm in baseline and (baseline[arm], block) in at
-    }
+    return [
+        at.get((baseline.get(arm), block))
+        for arm, block in zip(frame["arm"], frame["block"], strict=True)
+    ]
 
 
-def _twins(frame: pd.DataFrame, same_scale: bool) -> dict[Any, Any]:
-    """arm -> the first arm that consists of the same runs, which is mostly itself.
-
-    The runs of one K stand for several matches; they are one sample and are tested once.
-    """
-    first: dict[frozenset[str], Any] = {}
-    runs = frame.groupby("arm", sort=False)["id"].agg(frozenset)
-    if not same_scale:
-        return {arm: arm for arm in runs.index}
-    return {arm: first.setdefault(ids, arm) for arm, ids in runs.items()}
-
-
-def _long(frame: pd.DataFrame, metrics: list[str], same_scale: bool) -> pd.DataFrame:
-    """A row per run and metric; a metric, and a column on a scale of its own, is a stratum."""
+def _long(frame: pd.DataFrame, metrics: list[str], pooled: bool) -> pd.DataFrame:
+    """A row per run and metric; a metric, and a column with a fit of its own, is a stratum."""
     parts = []
     for metric in metrics:
-        scale = ["" if same_scale else " ".join(col) for col in frame["col"]]
+        scale = ["" if pooled else " ".join(col) for col in frame["col"]]
         part = frame[["arm", "block", "row", "col"]].assign(
             value=frame[metric].astype(float), metric=metric,
             stratum=[f"{metric} {name}" for name in scale],

@@ -136,7 +136,7 @@ def _test_told(table: AblationTable) -> str:
     if not df:
         return "Differences are not tested: no cell has a spread between seeds."
     baseline = baseline_of(table)
-    pooled = "the table's cells" if table.same_scale else "the cells of a column"
+    pooled = "the table's cells" if table.repeated.pooled else "the cells of a column"
     told = (
         f"Differences to {baseline} from run means blocked by seed, variance pooled over {pooled} "
         f"({' and '.join(str(value) for value in df)} degrees of freedom); * p ≤ 0.05 after Holm's "

@@ -102,6 +102,7 @@ def varied_settings(frame: pd.DataFrame) -> list[str]:
 
 def spelled_out(frame: pd.DataFrame, factor: str, setting: str) -> bool:
     """Whether a setting only says what a factor's level means: each level has one value of it."""
-    if not setting.startswith(_LEVEL_OF.get(factor, ".")):
+    group = factor.removesuffix("name") if factor.startswith("config.") else "."
+    if not setting.startswith(_LEVEL_OF.get(factor, group)) or setting == factor:
         return False
     return int(frame[setting].map(repr).groupby(frame[factor]).nunique().max()) == 1

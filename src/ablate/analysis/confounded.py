@@ -64,27 +64,19 @@ def _line(words: pd.DataFrame, factors: Sequence[str], setting: str) -> str:
                 levels.setdefault(value, []).append(str(level))
             told = [
                 f"{value} for {arms.short(factor)}={_listed(levels[value])}"
-                for value in sorted(levels, key=_rank)
+                for value in sorted(levels, key=arms.rank)
             ]
             return f"{name}: {'; '.join(told)}"
     cells = words.drop_duplicates([*factors, setting])
     counts = cells[setting].value_counts()
     told = [
         f"{value} ({counts[value]} of {len(cells)} cells)"
-        for value in sorted(counts.index, key=_rank)
+        for value in sorted(counts.index, key=arms.rank)
     ]
     return f"{name}: {'; '.join(told)}"
 
 
-def _rank(value: str) -> tuple[bool, float, str]:
-    """Numbers by size, then words."""
-    try:
-        return False, float(value), value
-    except ValueError:
-        return True, 0.0, value
-
-
 def _listed(levels: list[str]) -> str:
-    levels = sorted(levels, key=_rank)
+    levels = sorted(levels, key=arms.rank)
     more = len(levels) - LEVELS_TOLD
     return ", ".join(levels[:LEVELS_TOLD]) + (f" and {more} more" if more > 0 else "")

@@ -15,6 +15,8 @@ from ablate.results.tables import Columns, read_tables, run_tables
 
 KEYS = ["split", "prompt_id", "sample"]
 DEFAULT_SPLIT = "test"
+#: column with the id of the run that a run is paired with
+PARTNER = "partner"
 #: runs whose tables are open together, so that many of them take little memory
 RUNS_AT_ONCE = 1000
 
@@ -53,13 +55,13 @@ def resolve(frame: pd.DataFrame, word: str) -> str:
     raise unknown(word, known)
 
 
-def measure(frame: pd.DataFrame, column: str, baseline: Mapping[str, str]) -> pd.DataFrame:
+def measure(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     """The runs with `column`, its `/se` and its `/n`, computed where the record lacks them.
 
     Args:
-        frame: runs as from `results.load`.
+        frame: runs as from `results.load`; for metrics against a baseline with `partner`, the id of
+            the run that each is paired with, or None.
         column: `metric/split`.
-        baseline: id -> id of the run it is paired with, for metrics against a baseline.
 
     Runs whose tables lack what the metric needs have NaN, as long as any has a value.
 
@@ -75,7 +77,7 @@ def measure(frame: pd.DataFrame, column: str, baseline: Mapping[str, str]) -> pd
     lacking: dict[str, str] = {}
     for start in range(0, len(frame), RUNS_AT_ONCE):
         part = frame.iloc[start : start + RUNS_AT_ONCE]
-        values[start : start + len(part)] = _measured(metric, part, frame, split, baseline, lacking)
+        values[start : start + len(part)] = _measured(metric, part, frame, split, lacking)
     if lacking and np.isnan(values[:, 0]).all():
         raise DataError(f"{name} {next(iter(lacking.values()))}")
     added = pd.DataFrame(
@@ -90,16 +92,14 @@ def _measured(
     part: pd.DataFrame,
     frame: pd.DataFrame,
     split: str,
-    baseline: Mapping[str, str],
     lacking: dict[str, str],
 ) -> np.ndarray:
     """float[n, 3]: value, standard error and count of some runs; NaN where it cannot be told.
 
     `lacking` is told what each such run did not store.
     """
-    others = {baseline[i] for i in part["id"] if metric.against and i in baseline}
-    mine = set(part["id"])
-    needed = pd.concat([part, frame[frame["id"].isin(others - mine)]])
+    partners = part[PARTNER].tolist() if metric.against else [None] * len(part)
+    needed = pd.concat([part, frame[frame["id"].isin(set(partners) - set(part["id"]))]])
     tables = {
         identity: columns
         for columns in map(Columns, run_tables(needed, metric.table, split))
@@ -107,8 +107,7 @@ def _measured(
         if columns.count(identity)
     }
     result = np.full((len(part), 3), np.nan)
-    for place, identity in enumerate(part["id"]):
-        other = baseline.get(identity)
+    for place, (identity, other) in enumerate(zip(part["id"], partners, strict=True)):
         if metric.against and other is None:
             continue
         short = identity[:12]

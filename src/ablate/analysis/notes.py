@@ -63,7 +63,7 @@ def _missing(table: AblationTable) -> Iterator[str]:
 
 def _without_value(table: AblationTable) -> Iterator[str]:
     for metric in table.metrics:
-        lost = table.runs[table.runs[metric].isna()]
+        lost = table.distinct[table.distinct[metric].isna()]
         if len(lost):
             cells = dict.fromkeys(name_of(table, *arm) for arm in lost["arm"])
             yield f"{title(metric)}: {len(lost)} runs have no value ({'; '.join(cells)})"
@@ -127,6 +127,18 @@ def _untested(table: AblationTable) -> Iterator[str]:
             f"{', '.join(against)}: paired with the baseline's run of the same seed, intervals "
             "over seeds; not tested beside the metrics they derive from"
         )
+    alone = [
+        name_of(table, e.row, e.col)
+        for e in table.filled
+        if table.question.baseline is not None
+        and e.comparison is None
+        and not e.is_baseline
+        and not describe(e.metric).against
+        and not table.short_of_kl
+        and table.matched_kl is None
+    ]
+    if alone:
+        yield f"not compared, because the baseline has no finished run there: {'; '.join(alone)}"
     lost = table.comparisons[table.comparisons["difference"].isna()]
     if len(lost):
         told = "; ".join(dict.fromkeys(name_of(table, *arm) for arm in lost["arm"]))
@@ -160,7 +172,14 @@ def _doubtful(table: AblationTable) -> Iterator[str]:
         groups.setdefault(first, []).append(name_of(table, *arm))
     shared = [" = ".join(names) for names in groups.values() if len(names) > 1]
     if shared:
-        yield f"the same runs stand in several cells, and are tested once: {'; '.join(shared)}"
+        once = ", and are tested once" if len(table.comparisons) else ""
+        yield f"the same results stand in several cells{once}: {'; '.join(shared)}"
+    pairs = [" and ".join(name_of(table, *arm) for arm in pair) for pair in table.repeated.shared]
+    if pairs:
+        yield (
+            "cells report different checkpoints of the same policies, which the tests take for "
+            f"independent runs: {'; '.join(pairs)}"
+        )
     seen: dict[tuple[float, ...], str] = {}
     for row in table.rows:
         values = tuple(
@@ -192,7 +211,7 @@ def _same(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
 
 def _uneven(table: AblationTable, metric: str) -> str | None:
     """A note where one cell spreads more than the others, by an F test (Bonferroni over cells)."""
-    for _, part in _strata(table):
+    for part in table.fits:
         wide = part.pivot(index="block", columns="arm", values=metric).dropna(axis=1)
         blocks, count = wide.shape
         if count < 3 or blocks < 3:
@@ -217,12 +236,6 @@ def _uneven(table: AblationTable, metric: str) -> str | None:
                     "and too large for them"
                 )
     return None
-
-
-def _strata(table: AblationTable) -> list[tuple[object, pd.DataFrame]]:
-    if table.same_scale:
-        return [("", table.distinct)]
-    return list(table.runs.groupby("col", sort=False))
 
 
 def _confounded(table: AblationTable) -> Iterator[str]:

@@ -137,7 +137,7 @@ def frontier(table: AblationTable, split: str) -> Figure | None:
         axes.set_xlabel("KL to SFT, nats (square-root scale)")
         axes.set_ylabel(title(wanted[1]))
         draw_legend(canvas, legend, lines=False, also=sft)
-    means.insert(0, {"name": "SFT", "seeds": len(runs), "kl": 0.0, "reward": start})
+    means.insert(0, {"name": "SFT", "seeds": runs["seed"].nunique(), "kl": 0.0, "reward": start})
     return Figure(canvas, pd.DataFrame(means))
 
 

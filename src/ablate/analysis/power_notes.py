@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterator
 
+import numpy as np
+
 from ablate.analysis.caption import name_of, number
 from ablate.analysis.measure import answer_values
 from ablate.analysis.power import detectable, prompts_needed, seeds_needed, spread
@@ -26,12 +28,10 @@ def power_notes(table: AblationTable) -> Iterator[str]:
     if mine.empty or not table.same_scale:
         return
     cells = [e for e in table.entries.values() if e.metric == metric and e.runs]
-    seeds, count, family = (
-        min(len(e.seeds) for e in cells),
-        len(cells),
-        int(found["p"].notna().sum()),
-    )
-    sd = float(mine["sd"].iloc[0])
+    seeds, family = min(len(e.seeds) for e in cells), int(found["p"].notna().sum())
+    # of several fits, which have a column each, the largest stands for all
+    count = max(part["arm"].nunique() for part in table.fits)
+    sd = float(np.sqrt((mine.groupby("stratum")["sd"].first() ** 2).mean()))
     least = detectable(sd, seeds, count, family)
     if math.isfinite(least):
         yield (

@@ -14,7 +14,7 @@ from ablate.analysis.effects import effects
 from ablate.analysis.figures import Figure, which_choice_matters
 from ablate.analysis.formats import value
 from ablate.analysis.lack_of_fit import assumed
-from ablate.analysis.measure import answer_values, available, measure
+from ablate.analysis.measure import PARTNER, answer_values, available, measure
 from ablate.analysis.report_origin import origin_of, settings_of
 from ablate.analysis.samples import samples, score_range, shown_seed
 from ablate.analysis.table import AblationTable, Question
@@ -104,7 +104,7 @@ class Maker:
     def choices(self, metric: str) -> list[str]:
         """Main effects, or why there are none."""
         names = [*self.table.row_names, *self.table.col_names]
-        runs = arms.one_per_seed(self.table.runs).frame
+        runs = arms.one_per_seed(self.table.runs).frame.drop_duplicates("id")
         if metric not in runs:
             return []
         factors = []
@@ -192,14 +192,14 @@ class Maker:
         for name, item in METRICS.items():
             column = name if name in known else f"{name}/{split}"
             heavy = item.compute is not None and column not in self.table.runs
-            if item.against and not self.table.partners:
+            if item.against and self.table.runs[PARTNER].isna().all():
                 continue
             if column in known and not (heavy and len(self.table.runs) > READ_THROUGH):
                 wanted.append(column)
         rows = (*self.table.row_names, *self.table.col_names)
         runs, kept = self.table.runs, list[str]()
         for metric in wanted:
-            measured = self._or_none(partial(measure, runs, metric, self.table.partners))
+            measured = self._or_none(partial(measure, runs, metric))
             if measured is not None and measured[metric].notna().any():
                 runs, kept = measured, [*kept, metric]
         question = Question(rows=rows, metrics=tuple(kept))

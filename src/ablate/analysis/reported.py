@@ -12,6 +12,8 @@ from ablate.errors import ConfigError, DataError
 from ablate.metrics import describe
 from ablate.results.sweeps import PHASE, TUNE
 
+#: of fewer values of a setting, one is at an end by necessity
+TOLD_FROM = 3
 NOT_YET = "trials have finished, and no run yet that reports the best of them"
 
 
@@ -68,7 +70,7 @@ def one_trial(
         by = resolve(frame, question.choose_by)
         if not by.endswith("/valid"):
             raise ConfigError(f"--choose {question.choose_by}: trials are chosen on valid only")
-        part = measure(part, by, {})
+        part = measure(part, by)
         trials = [
             " ".join(
                 f"{arms.short(c)}={arms.plain(value)}" for c, value in zip(mixed, line, strict=True)
@@ -90,7 +92,10 @@ def _edges(part: pd.DataFrame, mixed: list[str], picked: Tuned) -> dict[str, str
     """Settings whose chosen value is at an end of what was tried: the optimum may lie beyond."""
     found = {}
     for name in mixed:
-        if not pd.api.types.is_numeric_dtype(part[name]) or part[name].isna().any():
+        tried = part[name].dropna()
+        if not pd.api.types.is_numeric_dtype(tried) or tried.dtype == bool:
+            continue
+        if len(tried) < len(part) or tried.nunique() < TOLD_FROM:
             continue
         low, value, high = part[name].min(), picked.frame[name].iloc[0], part[name].max()
         if low < high and value in (low, high):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ablate.analysis.repeats import Repeats
 from ablate.analysis.tuning import Tuned
 from ablate.metrics import describe
 
@@ -77,8 +78,7 @@ class AblationTable:
     runs: pd.DataFrame
     lacking: pd.DataFrame
     same_scale: bool
-    #: arm -> the first arm that consists of the same runs, mostly itself
-    twins: dict[Any, Any]
+    repeated: Repeats
     #: the settings in which runs that were asked for differ, trials included
     differing: list[str]
     #: nats, where arms are compared at equal KL; and the curves that do not reach it
@@ -86,8 +86,6 @@ class AblationTable:
     short_of_kl: list[str] = field(default_factory=list)
     #: the share of these runs' best offline gain that `question.margin` is, where nobody fixed it
     margin_share: float | None = None
-    #: id of a run -> id of the baseline's run of the same block
-    partners: dict[str, str] = field(default_factory=dict)
     #: settings in which the runs of one curve differ
     along: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -105,9 +103,21 @@ class AblationTable:
         return tuple(dict.fromkeys([*found, *self.question.tuned]))
 
     @property
+    def twins(self) -> dict[Any, Any]:
+        """arm -> the first arm of its fit that holds the same results, mostly itself."""
+        return self.repeated.twins
+
+    @property
     def distinct(self) -> pd.DataFrame:
-        """The runs, each once, also where a run stands in several cells."""
+        """The runs, each once in its fit, also where a run stands in several cells."""
         return self.runs[[self.twins[arm] == arm for arm in self.runs["arm"]]]
+
+    @property
+    def fits(self) -> list[pd.DataFrame]:
+        """The runs of each fit: one of the whole table, or one of each column."""
+        if self.repeated.pooled:
+            return [self.distinct]
+        return [part for _, part in self.distinct.groupby("col", sort=False)]
 
     @property
     def data(self) -> pd.DataFrame:

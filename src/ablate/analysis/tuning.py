@@ -84,6 +84,11 @@ def choose(
 def _as_the_sweep_chose(runs: pd.DataFrame, by: str, better: int, name: str) -> Tuned:
     """The runs that the sweep's second phase made, beside the trials of its first."""
     tried, made = runs[runs["phase"] == "tune"], runs[runs["phase"] == "report"]
+    if tried.empty:
+        raise DataError(
+            f"{name} holds runs that report a best trial, and none of the trials: seeds of trials "
+            "are others, so a seed is no row or column of a tuned sweep"
+        )
     complete = tried.groupby("trial", sort=False)["seed"].nunique()
     complete = complete[complete == complete.max()]
     means = tried.groupby("trial", sort=False)[by].mean()[complete.index] * better

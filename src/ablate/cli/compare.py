@@ -131,6 +131,8 @@ def read_pairs(pairs: list[tuple[str, str, int]], split: str) -> pd.DataFrame:
     for mine, other, seed in pairs:
         tables = [read_answers(path, columns) for path in (mine, other)]
         splits = list(dict.fromkeys(tables[0]["split"]))
+        if not splits:
+            raise DataError("this copy of the results leaves the answers of these runs out")
         if split not in splits:
             raise DataError(f"there is no split '{split}'; there are: {', '.join(splits)}")
         one, two = (table[table["split"] == split] for table in tables)
@@ -188,7 +190,7 @@ def _side_by_side(console: Console, both: pd.DataFrame, top: int) -> None:
     size = both.groupby("prompt_id", sort=False)["difference"].mean().abs()
     chosen = size.sort_values(ascending=False, kind="stable").head(top)
     if top:
-        console.print(f"\n[bold]the {several(len(chosen), 'prompt')} on which they differ most[/]")
+        console.print(f"\n[bold]{several(len(chosen), 'prompt')} on which they differ most[/]")
     for prompt_id in chosen.index:
         rows = both[both["prompt_id"] == prompt_id]
         row = rows.iloc[int(np.argmax(rows["difference"].abs().to_numpy()))]

@@ -54,8 +54,10 @@ def main(argv: Sequence[str]) -> int:
     factors = [arms.column_of(frame, word) for word in args.factors]
     arms.check_comparable(frame, "these runs")
     _check_cells(frame, factors)
+    repeated = _repeated(frame)
+    frame = frame.drop_duplicates("id")
     metric = resolve(frame, args.metric)
-    frame = measure(frame, metric, {})
+    frame = measure(frame, metric)
     runs = _runs(frame, factors).assign(value=frame[metric].astype(float))
     answers = None
     if metric == "reward/test":
@@ -66,7 +68,8 @@ def main(argv: Sequence[str]) -> int:
     else:
         _show(Console(), found, metric, answers is not None)
         tuned = _tuned(arms.keep(study.frame, args.where), factors)
-        _qualify(Console(), tuned, confounded(frame, factors, known=tuned), len(study.lacking))
+        other = confounded(frame, factors, known=tuned)
+        _qualify(Console(), tuned, other, repeated, len(study.lacking))
     if args.figure is not None:
         from ablate.analysis.figures import which_choice_matters
 
@@ -86,7 +89,7 @@ def _runs(frame: pd.DataFrame, factors: list[str]) -> pd.DataFrame:
 
 
 def _check_cells(frame: pd.DataFrame, factors: list[str]) -> None:
-    for levels, part in frame.groupby(factors, sort=False):
+    for levels, part in frame.groupby([arms.texts(frame[name]) for name in factors], sort=False):
         mixed = arms.trial_settings(part)
         if mixed:
             names = ", ".join(arms.short(name) for name in mixed)
@@ -137,12 +140,34 @@ def _tuned(frame: pd.DataFrame, factors: list[str]) -> list[str]:
     """Settings in which the trials of a cell differ, of a sweep that tunes."""
     if PHASE not in frame:
         return []
-    cells = frame[frame[PHASE] == TUNE].groupby(factors, sort=False)
+    tried = frame[frame[PHASE] == TUNE]
+    cells = tried.groupby([arms.texts(tried[name]) for name in factors], sort=False)
     return list(dict.fromkeys(name for _, part in cells for name in arms.trial_settings(part)))
 
 
-def _qualify(console: Console, tuned: list[str], other: list[str], lacking: int) -> None:
+def _repeated(frame: pd.DataFrame) -> list[str]:
+    """Runs that stand under several levels, and those that are checkpoints of one policy."""
+    notes = []
+    again = int(frame["id"].duplicated().sum())
+    if again:
+        notes.append(f"{again} runs stand under several levels; they are counted under the first")
+    once = frame.drop_duplicates("id")
+    if "stage.policy" in once:
+        shared = int(once["stage.policy"].dropna().duplicated(keep=False).sum())
+        if shared:
+            notes.append(
+                f"{shared} runs report policies that others report too (other checkpoints, or the "
+                "same); the model takes them for independent runs, which makes effects look surer"
+            )
+    return notes
+
+
+def _qualify(
+    console: Console, tuned: list[str], other: list[str], repeated: list[str], lacking: int
+) -> None:
     """What an effect can be due to beside its factor, and what is missing."""
+    for note in repeated:
+        console.print(f"[dim]note: {note}[/]", highlight=False)
     if tuned:
         told = ", ".join(arms.short(name) for name in tuned)
         console.print(f"[dim]note: tuned in each cell: {told}[/]", highlight=False)

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.text import Text
 
 from ablate.cli.usage import LEVELS, STORE, Usage
+from ablate.cli.words import several
 from ablate.config import legality
 from ablate.config.compose import compose
 from ablate.errors import ConfigError
@@ -71,9 +73,10 @@ def main(argv: Sequence[str]) -> int:
         labels = labels.assign(label=labels["clean"])
     table = pool.merge(labels, on=["prompt_id", "index"])
     for _, rows in list(table.groupby("prompt_id", sort=False))[:PROMPTS_SHOWN]:
-        console.print(f"[bold]{rows['prompt'].iloc[0]}[/]", highlight=False)
+        # what a person wrote is no markup
+        console.print(Text(rows["prompt"].iloc[0], style="bold"))
         for row in rows.head(ANSWERS_SHOWN).itertuples():
-            console.print(f"  {fixed(row.label, 2):>6}  {row.response}", highlight=False)
+            console.print(Text(f"  {fixed(row.label, 2):>6}  {row.response}"))
     spread = table.groupby("prompt_id")["label"]
     given = labels_stage.params["source"] == "given"
     console.print(
@@ -94,7 +97,7 @@ def _to_make(labels: "Stage", store: "StageStore") -> str:
     parts = []
     for stage in lacking:
         model = stage.run.base_model
-        trained = f" (base_model={model.name}, {model.sft.steps} steps of training)"
+        trained = f" (base_model={model.name}, {several(model.sft.steps, 'step')} of training)"
         parts.append(stage.title + (trained if stage.name == "sft" else ""))
     return (
         f"first computed, and kept in {store.layout.root} for runs that need the same: "

@@ -48,7 +48,8 @@ def main(argv: Sequence[str]) -> int:
     console.print(f"[bold]{record.data['name']}[/]  {record.identity}", highlight=False)
     console.print(f"status {record.data['status']}, revision {record.revision}")
     # to be copied
-    console.print(f"{record.path}\n", soft_wrap=True, highlight=False)
+    place = record.path if record.path.is_dir() else f"in {layout.compact}"
+    console.print(f"{place}\n", soft_wrap=True, highlight=False)
     console.print(metrics_table(record))
     console.print("[dim]± 95 % over prompts: these checkpoints only[/]\n")
     curve = curve_table(record.data["rounds"]) if "rounds" in record.data else None
@@ -262,8 +263,7 @@ def _answers(console: Console, layout: Layout, record: Record) -> None:
     if table.empty:
         console.print("\n[dim]this copy of the results leaves its answers out[/]")
     for row in table.head(ANSWERS_SHOWN).itertuples():
-        console.print(f"\n[bold]{row.prompt}[/]", highlight=False)
-        console.print(
-            f"  SFT     {fixed(row.baseline_score, 2):>6}  {row.baseline_response}", highlight=False
-        )
-        console.print(f"  policy  {fixed(row.judge_score, 2):>6}  {row.response}", highlight=False)
+        # what a model wrote is no markup
+        console.print(Text(f"\n{row.prompt}", style="bold"))
+        console.print(Text(f"  SFT     {fixed(row.baseline_score, 2):>6}  {row.baseline_response}"))
+        console.print(Text(f"  policy  {fixed(row.judge_score, 2):>6}  {row.response}"))

@@ -333,8 +333,14 @@ def thaw(path: Path) -> RunPlan:
     """The plan of a frozen run.
 
     Raises:
-        ConfigError: a file that the run reads, or ablate itself, changed since it was frozen.
+        ConfigError: a file that the run reads, or ablate itself, changed since it was frozen; or a
+            copy of a store, which holds results and not what was frozen.
     """
+    if not path.exists():
+        raise ConfigError(
+            f"{path.parent.parent} does not hold the run {path.stem[:12]} as it was frozen: a copy "
+            "by `ablate compact --to` holds results, and runs are repeated in the store itself"
+        )
     plain: dict[str, Any] = read_json(path)
     run = validate(plain)
     planned = plan(run, layout_of(run))
