@@ -241,7 +241,8 @@ def test_sample_says_whose_responses_it_shows(ablate: Command, tmp_path: Path) -
     told = " ".join(drawn.stdout.split())
     assert "96 answers of the SFT policy to 24 prompts: mean judge score" in told
     rows = [
-        {"prompt": f"question {n}?", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(60)
+        {"prompt": f"[/INST] question {n}?", "chosen": f"yes [red] {n}", "rejected": f"no {n}"}
+        for n in range(60)
     ]
     path = tmp_path / "prefs.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows))
@@ -255,6 +256,9 @@ def test_sample_says_whose_responses_it_shows(ablate: Command, tmp_path: Path) -
         "first computed, and kept in results for runs that need the same: SFT policy "
         "(base_model=tiny, 2 steps of training), response pool (train), labels (train)"
     )
+    # brackets are text, not markup
+    assert "[/INST] question" in told
+    assert "yes [red]" in told
     assert "responses of the dataset to 36 prompts: mean score in the dataset 0.50" in told
     assert "answers of the SFT policy" not in told
 
