@@ -223,6 +223,25 @@ def test_effects_name_the_factor_that_matters(
     assert "num_responses" in capsys.readouterr().err
 
 
+def test_effects_say_where_runs_share_policies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("dpo", "kto"):
+        for which in ("valid", "last"):
+            for seed in (0, 1, 2):
+                made = answers(5 + seed / 10, 10 * seed + len(which) + 100 * ord(name[0]))
+                put(
+                    tmp_path, made, objective=name, seed=seed,
+                    training__select_checkpoint=which, policy=f"{name}{seed}",
+                )  # fmt: skip
+    factors = ["objective", "training.select_checkpoint"]
+    assert run(["effects", "--factors", *factors, f"results_dir={tmp_path}"]) == 0
+    assert "12 runs report policies that others report too" in capsys.readouterr().out
+    alone = ["--where", "training.select_checkpoint=last", f"results_dir={tmp_path}"]
+    assert run(["effects", "--factors", "objective", *alone]) == 0
+    assert "policies that others" not in capsys.readouterr().out
+
+
 def test_effects_name_settings_that_go_with_a_factor(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
