@@ -48,6 +48,7 @@ draw(lambda t: plots.differences(t, t.metrics[0]), table)
 # %%
 quality = view.table(
     ["reward", "reward.training.num_labels"],
+    ["training.select_checkpoint"],
     metrics=["reward.agreement.accuracy_clean", "reward.agreement.calibration_error"],
 )
 show(quality, view)
