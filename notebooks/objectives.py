@@ -27,10 +27,14 @@ view = open_study(results_dir, sweep)
 view
 
 # %%
-table = view.table(
-    ["objective"], metrics=["reward/test", "reward/ood", "win_rate/test"], baseline="dpo"
-)
+table = view.table(["objective"], metrics=["reward/test", "reward/ood"], baseline="dpo")
 show(table, view)
+
+# %% [markdown]
+# Win rates, which are not tested beside the rewards that they come from:
+
+# %%
+show(view.table(["objective"], metrics=["win_rate/test", "win_rate_lc/test"]), view)
 
 # %%
 draw(lambda t: plots.differences(t, t.metrics[0]), table)

@@ -68,6 +68,19 @@ def test_every_number_comes_from_the_runs(store: Path) -> None:
     assert set(data["num_responses"]) == {"2", "4"}
 
 
+def test_a_margin_that_is_wide_for_these_runs_is_told(store: Path) -> None:
+    question = {"rows": ("objective",), "cols": ("num_responses",), "baseline": "dpo"}
+    frame = load_study(store).frame
+    gain = (frame["reward/test"] - frame["reward_sft/test"]).groupby(
+        [frame["objective"], frame["num_responses"]]
+    )
+    best = float(gain.mean().max())
+    assert "of the best offline gain over SFT here" in told(
+        table(store, **question, margin=0.2 * best)
+    )
+    assert "of the best offline gain" not in told(table(store, **question, margin=0.1 * best))
+
+
 def test_a_margin_out_of_reach_is_told(store: Path) -> None:
     question = {"rows": ("objective",), "cols": ("num_responses",), "baseline": "dpo"}
     near = told(table(store, **question, margin=0.05))

@@ -9,9 +9,10 @@ import pandas as pd
 from scipy import stats
 
 from ablate.analysis import arms
-from ablate.analysis.caption import name_of, title
+from ablate.analysis.caption import name_of, number, title
 from ablate.analysis.confounded import confounded
 from ablate.analysis.frontier import CHORD, READ, RECORDED
+from ablate.analysis.margins import best_offline_gain
 from ablate.analysis.power_notes import power_notes
 from ablate.analysis.table import AblationTable
 from ablate.analysis.tuning_notes import tuning_notes
@@ -23,6 +24,8 @@ _DRAWN = "config.evaluation.sampling."
 REASONS_TOLD = 5
 #: p-value (corrected) below which a cell's larger spread is noted
 UNEVEN = 0.01
+#: share of the best offline gain above which a margin is called wide
+WIDE_MARGIN = 0.15
 #: cells whose tokens differ by more than this share had unequal compute
 COMPUTE_TOLERANCE = 0.02
 
@@ -44,6 +47,7 @@ def notes(table: AblationTable, left_out: list[str]) -> list[str]:
         *_unequal(table),
         *tuning_notes(table),
         *power_notes(table),
+        *_margin(table),
         *_provenance(table, left_out),
     ]
 
@@ -236,6 +240,19 @@ def _uneven(table: AblationTable, metric: str) -> str | None:
                     "and too large for them"
                 )
     return None
+
+
+def _margin(table: AblationTable) -> Iterator[str]:
+    """Where a margin is wide for these runs: it may have been fixed for another scale."""
+    margin, first = table.question.margin, table.metrics[0]
+    gain = best_offline_gain(table.runs, first) if table.same_scale else None
+    if margin is None or gain is None or margin <= WIDE_MARGIN * gain:
+        return
+    yield (
+        f"the margin, {number(margin, first)}, is {100 * margin / gain:.0f} % of the best offline "
+        f"gain over SFT here ({number(gain, first)}): ≈ says little; 10 % would be "
+        f"{number(gain / 10, first)}"
+    )
 
 
 def _confounded(table: AblationTable) -> Iterator[str]:

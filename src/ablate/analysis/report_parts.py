@@ -143,8 +143,22 @@ class Maker:
                 f"at once with 95 %. Below: the size of each factor and interaction; * p ≤ 0.05 "
                 f"after Holm. {random} are random (linear mixed model).",
             ),
-            h.points([told] if told else [], "points note"),
+            h.points([line for line in (told, *self._unsure()) if line], "points note"),
         ]
+
+    def _unsure(self) -> list[str]:
+        """What makes effects look surer than they are."""
+        told = []
+        if self.table.tuned:
+            told.append(
+                "the effects are of tuned arms: the luck of the draw of trials is in no interval"
+            )
+        if self.table.repeated.shared or not self.table.repeated.pooled:
+            told.append(
+                "some arms report checkpoints of the same policies, which the model takes for "
+                "independent runs"
+            )
+        return told
 
     def tuning(self) -> list[str]:
         """Trials of tuned cells."""

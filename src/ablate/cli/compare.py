@@ -19,6 +19,7 @@ from ablate.cli.words import several
 from ablate.errors import ConfigError, DataError
 from ablate.printed import fixed
 from ablate.results import load_study, read_answers
+from ablate.results.sweeps import PHASE, TUNE
 
 EXAMPLES = (
     "ablate compare 3fa9 71bc",
@@ -61,6 +62,7 @@ def main(argv: Sequence[str]) -> int:
     for letter, runs in (("A", first), ("B", second)):
         console.print(f"[bold]{letter}[/]  {_described(runs)}", highlight=False)
     _numbers(console, both, len(pairs), args.split)
+    _qualify(console, first, second, study.frame)
     _side_by_side(console, both, args.top)
     return code
 
@@ -178,6 +180,17 @@ def _numbers(console: Console, both: pd.DataFrame, pairs: int, split: str) -> No
         console.print(
             f"[dim]{why}: whether the arms differ cannot be said, other seeds may say otherwise[/]"
         )
+
+
+def _qualify(
+    console: Console, first: pd.DataFrame, second: pd.DataFrame, everything: pd.DataFrame
+) -> None:
+    """What one comparison by itself does not know."""
+    if len(first) > 1 or len(second) > 1:
+        told = "a pair by itself: if it is one of several, `ablate table` corrects for them"
+        if PHASE in everything and TUNE in set(everything[PHASE]):
+            told += "; its arms were tuned, and the luck of the draw of trials is in no interval"
+        console.print(f"[dim]note: {told}[/]", highlight=False)
 
 
 def _signed(mean: float, low: float, high: float) -> tuple[str, str]:

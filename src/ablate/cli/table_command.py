@@ -124,7 +124,14 @@ def make_table(study: Study, args: argparse.Namespace) -> AblationTable:
         matched_kl=_matched_kl(args.matched_kl),
         reuse_seeds=args.reuse_seeds,
     )
-    table = build(frame, lacking, question)
+    try:
+        table = build(frame, lacking, question)
+    except ConfigError as error:
+        if args.baseline is None and question.baseline is not None:
+            told = str(error).replace("--baseline", "the baseline that the sweep's file fixed,", 1)
+            if told != str(error):
+                raise ConfigError(f"{told}. Name one with --baseline") from error
+        raise
     if args.margin is not None and table.question.margin is None:
         raise ConfigError(
             f"--margin {args.margin}: a share needs judge reward as the first metric, on one "

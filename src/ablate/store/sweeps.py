@@ -184,10 +184,13 @@ def write_choice(folder: Path, key: str, choice: Choice) -> None:
 
 
 def sweeps(layout: Layout) -> list[Path]:
-    """Folders of all frozen sweeps that this account may read, the oldest first."""
+    """Folders of all frozen sweeps that this account may read, by their last start.
+
+    Times of files would not do: in a clone or a copy they say when it was made.
+    """
     found = [folder / CONTENT for folder in _folders(layout) if _is_open(folder)]
-    found = [path for path in found if path.exists()]
-    return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+    started = {path.parent: float(read_json(path)["time"]) for path in found if path.exists()}
+    return sorted(started, key=started.__getitem__)
 
 
 def closed_sweeps(layout: Layout) -> list[Path]:
