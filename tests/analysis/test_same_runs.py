@@ -112,6 +112,8 @@ def test_a_run_in_two_columns_is_paired_with_each_column_s_baseline(runs: pd.Dat
 def test_a_baseline_may_be_named_by_what_its_twins_share(runs: pd.DataFrame) -> None:
     table = made(runs, baseline="objective=dpo,num_responses=2")
     assert len(table.comparisons) == 5
+    # the second of the twins is the baseline too, and lacks none
+    assert "the baseline has no finished run" not in "\n".join(table.notes)
 
 
 def made(frame: pd.DataFrame, **question: object) -> AblationTable:

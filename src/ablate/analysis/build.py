@@ -15,7 +15,7 @@ from ablate.analysis.margins import settle
 from ablate.analysis.measure import PARTNER, measure, resolve
 from ablate.analysis.multiplicity import possible_best
 from ablate.analysis.notes import notes
-from ablate.analysis.repeats import repeats
+from ablate.analysis.repeats import once, repeats
 from ablate.analysis.reported import one_trial, without_trials
 from ablate.analysis.table import AblationTable, Entry, Key, Question
 from ablate.analysis.tuning import Tuned
@@ -91,7 +91,7 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
     values = _long(frame, tested, pooled)
     guessed = set(frame.loc[frame[READ] == CHORD, "arm"]) if READ in frame else set()
     ranked = values.iloc[:0] if guessed else values
-    values = values[[arm not in guessed and twins[arm] == arm for arm in values["arm"]]]
+    values = once(values[[arm not in guessed for arm in values["arm"]]], twins)
     margin = None
     if question.margin is not None:
         first = values["metric"] == metrics[0]
@@ -280,8 +280,8 @@ def _best(values: pd.DataFrame, twins: dict[Any, Any]) -> dict[str, set[Any]]:
     for _, part in values.groupby("stratum", sort=False):
         metric = part["metric"].iloc[0]
         better = describe(metric).better
-        once = part[[twins[arm] == arm for arm in part["arm"]]]
-        fit = fit_blocks(once["arm"].tolist(), once["block"].tolist(), once["value"].to_numpy())
+        own = once(part, twins)
+        fit = fit_blocks(own["arm"].tolist(), own["block"].tolist(), own["value"].to_numpy())
         if better == 0 or fit.df < 1:
             continue
         for _, column in part.groupby("col", sort=False):

@@ -47,10 +47,7 @@ def confounded(
 def _of_a_factor(frame: pd.DataFrame, factors: Sequence[str], setting: str) -> bool:
     if _MATCH in factors and arms.short(setting) in SCALED:
         return True
-    for factor in factors:
-        if setting == f"config.{factor}.name" or spelled_out(frame, factor, setting):
-            return True
-    return False
+    return any(spelled_out(frame, factor, setting) for factor in factors)
 
 
 def _line(words: pd.DataFrame, factors: Sequence[str], setting: str) -> str:

@@ -131,12 +131,14 @@ def _untested(table: AblationTable) -> Iterator[str]:
             f"{', '.join(against)}: paired with the baseline's run of the same seed, intervals "
             "over seeds; not tested beside the metrics they derive from"
         )
+    # the baseline under another name is no cell without one
+    baselines = {table.twins[e.row, e.col] for e in table.filled if e.is_baseline}
     alone = [
         name_of(table, e.row, e.col)
         for e in table.filled
         if table.question.baseline is not None
         and e.comparison is None
-        and not e.is_baseline
+        and table.twins[e.row, e.col] not in baselines
         and not describe(e.metric).against
         and not table.short_of_kl
         and table.matched_kl is None

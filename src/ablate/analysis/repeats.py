@@ -24,6 +24,15 @@ class Repeats:
     shared: list[tuple[Any, Any]]
 
 
+def once(frame: pd.DataFrame, twins: dict[Any, Any]) -> pd.DataFrame:
+    """The rows of arms that are their own first twin.
+
+    Args:
+        frame: with the column arm.
+    """
+    return frame[[twins[arm] == arm for arm in frame["arm"]]]
+
+
 def repeats(frame: pd.DataFrame, baseline: dict[Any, Any], same_scale: bool) -> Repeats:
     """Finds what the cells of a table have in common.
 
@@ -81,9 +90,8 @@ def _sharing(frame: pd.DataFrame, twins: dict[Any, Any]) -> list[list[Any]]:
     """The groups of arms, twins counted once, that report the same policy."""
     if "stage.policy" not in frame:
         return []
-    first = pd.Series([twins[arm] == arm for arm in frame["arm"]], index=frame.index)
-    once = frame[first & frame["stage.policy"].notna()]
+    known = once(frame[frame["stage.policy"].notna()], twins)
     owners: dict[str, dict[Any, None]] = {}
-    for policy, arm in zip(once["stage.policy"], once["arm"], strict=True):
+    for policy, arm in zip(known["stage.policy"], known["arm"], strict=True):
         owners.setdefault(policy, {})[arm] = None
     return [list(arms) for arms in owners.values() if len(arms) > 1]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablate.analysis.repeats import Repeats
+from ablate.analysis.repeats import Repeats, once
 from ablate.analysis.tuning import Tuned
 from ablate.metrics import describe
 
@@ -110,7 +110,7 @@ class AblationTable:
     @property
     def distinct(self) -> pd.DataFrame:
         """The runs, each once in its fit, also where a run stands in several cells."""
-        return self.runs[[self.twins[arm] == arm for arm in self.runs["arm"]]]
+        return once(self.runs, self.twins)
 
     @property
     def fits(self) -> list[pd.DataFrame]:
