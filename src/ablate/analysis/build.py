@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ablate.analysis import arms
@@ -91,7 +92,8 @@ def build(frame: pd.DataFrame, lacking: pd.DataFrame, question: Question) -> Abl
     values = _long(frame, tested, pooled)
     guessed = set(frame.loc[frame[READ] == CHORD, "arm"]) if READ in frame else set()
     ranked = values.iloc[:0] if guessed else values
-    values = once(values[[arm not in guessed for arm in values["arm"]]], twins)
+    values = once(values, twins)
+    values = values[np.array([arm not in guessed for arm in values["arm"]], dtype=bool)]
     margin = None
     if question.margin is not None:
         first = values["metric"] == metrics[0]

@@ -4,6 +4,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 #: stored results by which two reports of one policy are known to be the same checkpoint
@@ -30,7 +31,7 @@ def once(frame: pd.DataFrame, twins: dict[Any, Any]) -> pd.DataFrame:
     Args:
         frame: with the column arm.
     """
-    return frame[[twins[arm] == arm for arm in frame["arm"]]]
+    return frame[np.array([twins[arm] == arm for arm in frame["arm"]], dtype=bool)]
 
 
 def repeats(frame: pd.DataFrame, baseline: dict[Any, Any], same_scale: bool) -> Repeats:
