@@ -15,11 +15,15 @@ run +sweep=paper tune.trials=6
 run +sweep=iterations tune.trials=4
 run +sweep=prompt_distribution tune.trials=4
 run +sweep=implicit_explicit tune.trials=4
-run +sweep=objectives tune.trials=4 dataset=sums objective=dpo,ipo,simpo,orpo,kto,rpo_bwd,rpo_sqloo
+run +sweep=objectives tune.trials=4 dataset=sums analysis.margin=0.03 \
+  objective=dpo,ipo,simpo,orpo,kto,rpo_bwd,rpo_sqloo
 run +sweep=num_responses tune.trials=4 match=prompts,responses
 run +sweep=model_size tune.trials=2 seed=0,1,2 objective=dpo,rpo_bwd \
   base_model.sft.steps=150 dataset.sizes.train=1024
 
-ablate compact --small --to results/reference \
+# the copy that the repository ships: records of every run, answers and pairs of the test prompts
+rm -rf results/reference/compact results/reference/sweeps
+ablate compact --small --split test --to results/reference \
   --sweep paper --sweep iterations --sweep prompt_distribution --sweep implicit_explicit \
   --sweep objectives --sweep num_responses --sweep model_size "results_dir=$store"
+echo "the study took $((SECONDS / 60)) min"

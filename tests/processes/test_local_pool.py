@@ -196,4 +196,4 @@ def test_a_fork_server_that_was_killed_is_begun_again(tmp_path: Path) -> None:
     start(process)
     process.join(60)
     assert process.exitcode == 1
-    assert "none.json cannot be read" in outcome.read_text()
+    assert "does not hold the run none as it was frozen" in outcome.read_text()

@@ -13,7 +13,16 @@ from ablate.cli.main import run
 from ablate.cli.stored import find_record
 from ablate.errors import StoreError
 from ablate.metrics import win_rate
-from ablate.results import TABLES, load, load_eval, load_pairs, load_study, load_train, read_answers
+from ablate.results import (
+    TABLES,
+    load,
+    load_curve,
+    load_eval,
+    load_pairs,
+    load_study,
+    load_train,
+    read_answers,
+)
 from ablate.results.compact import compact, opened
 from ablate.results.frames import read_frame, write_frame
 from ablate.results.tables import run_tables
@@ -95,6 +104,25 @@ def test_a_win_rate_from_a_small_copy_is_that_of_the_record(root: Path, tmp_path
         *(answered[c].to_numpy() for c in ("judge_score", "baseline_score", "prompt_id"))
     )
     assert again.mean == frame.at["simpo", "win_rate/test"] == pytest.approx(1 / 3)
+
+
+def test_a_copy_of_one_split_keeps_the_measures_of_all(root: Path, tmp_path: Path) -> None:
+    target = tmp_path / "test"
+    words = ["compact", "--to", str(target), "--split", "test", f"results_dir={root}"]
+    assert run(words) == 0
+    whole = load_eval(root)
+    assert set(whole["split"]) > {"test"}
+    kept = whole[whole["split"] == "test"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(load_eval(target), kept, check_dtype=False)
+    assert load_pairs(target)["split"].tolist() == ["test"]
+    for read in (load_train, load_curve):
+        pd.testing.assert_frame_equal(read(target), read(root), check_dtype=False)
+    same(load(root).drop(columns="path"), load(target).drop(columns="path"))
+    metrics = ("reward/ood", "win_rate_baseline/test")
+    question = Question(rows=("objective",), metrics=metrics, baseline="dpo")
+    made, before = (build(load(where), pd.DataFrame(), question) for where in (target, root))
+    assert len(made.entries) == 6
+    assert repr(made.entries) == repr(before.entries)
 
 
 def test_what_changed_after_compacting_is_read_from_the_store(root: Path) -> None:

@@ -23,7 +23,7 @@ def sweep(names: dict[str, str], matches: dict[str, list[str]] | None = None) ->
             trials=[Trial({"objective.beta": 0.1}, [f"{run}-low"]), Trial(BETA, [run])],
             seeds=[0],
             labels=[{"match": name} for name in held.get(run, [])],
-            choice=Choice(1, BETA, [None, 2.0], {"objective.beta": "high"}, {0: f"{run}-0"}, {}),
+            choice=Choice(1, BETA, [None, 2.0], {0: f"{run}-0"}, {}),
         )
         for run in names
     ]

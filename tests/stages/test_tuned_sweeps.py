@@ -64,8 +64,6 @@ def test_the_chosen_trial_is_the_best_on_valid_and_reports_with_fresh_seeds(
             assert set(reported[f"config.{setting}"]) == {value}
         told = set(runs.loc[contest.runs, "seed"])
         assert told == {1000}
-        # two trials: whichever is chosen stands at an edge of each range
-        assert contest.choice.edges.keys() == contest.choice.settings.keys()
     small = [c for c in sweep.contests if len(c.labels) == 2]
     assert len(small) == 2, "dpo and rpo_sqloo at K=2 stand for both matches"
 
@@ -83,7 +81,7 @@ def test_the_table_reports_fresh_seeds_and_says_how_they_were_chosen(
 ) -> None:
     cwd, printed = study
     assert "best of 2 trials" in " ".join(printed.split())
-    assert "the optimum may lie beyond" in " ".join(printed.split())
+    assert "the optimum may lie beyond" not in printed, "of two trials each is an end"
     done = run_ablate(cwd, "table", "--sweep", "mine", "--format", "csv")
     assert done.returncode == 0, done.stderr
     runs = load_study(cwd / "results", "mine").reported
@@ -161,5 +159,5 @@ def test_the_choice_is_plain_data(study: tuple[Path, str]) -> None:
     (folder,) = sweeps(Layout(study[0] / "results"))
     for path in (folder / "chosen").iterdir():
         assert set(json.loads(path.read_text())) == {
-            "trial", "settings", "values", "edges", "runs", "names",
+            "trial", "settings", "values", "runs", "names",
         }  # fmt: skip

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ablate.cli.store_flags import Flags, take_results_dir, tell_damaged
 from ablate.cli.words import several
+from ablate.datasets.base import SPLITS
 from ablate.errors import ConfigError
 from ablate.results import TABLES, Damaged, load_study
 from ablate.results.compact import compact
@@ -39,12 +40,18 @@ def main(argv: Sequence[str]) -> int:
         help="tables to leave out of the copy: eval, pairs, train, curve",
     )  # fmt: skip
     flags.add_argument(
+        "--split", nargs="+", metavar="NAME", choices=SPLITS,
+        help="answers and pairs of these splits alone; the records keep what was measured on all",
+    )  # fmt: skip
+    flags.add_argument(
         "--small", action="store_true",
         help="single precision, and of tuned sweeps the tables of the runs that report",
     )  # fmt: skip
     args = flags.parse_args(words)
-    if args.to is None and (args.sweep or args.without or args.small):
-        raise ConfigError("--sweep, --without, --small need --to: a store is compacted whole")
+    if args.to is None and (args.sweep or args.without or args.split or args.small):
+        raise ConfigError(
+            "--sweep, --without, --split, --small need --to: a store is compacted whole"
+        )
     tables = [name for name in TABLES if name[:-8] not in args.without]
     target, ids, whole = None, None, None
     if args.to is not None:
@@ -57,7 +64,9 @@ def main(argv: Sequence[str]) -> int:
             if args.small:
                 made = [study.reported for study in studies]
                 whole = {str(i) for frame in made if len(frame) for i in frame["id"]}
-    done = compact(layout, tables, target=target, ids=ids, whole=whole, single=args.small)
+    done = compact(
+        layout, tables, target=target, ids=ids, whole=whole, splits=args.split, single=args.small
+    )
     if target is not None:
         copy_sweeps(layout, target, args.sweep or None)
         closed = closed_sweeps(layout)

@@ -45,7 +45,6 @@ def settle(folder: Path, *, whole: bool = False) -> list[Contest]:
                 trial=best,
                 settings=trial.settings,
                 values=values,
-                edges=edges([t.settings for t in contest.trials], best),
                 runs={seed: planned.identity for seed, planned in plans.items()},
                 names={planned.identity: run_name(planned) for planned in plans.values()},
             ),
@@ -63,19 +62,6 @@ def best_of(values: Sequence[float | None], better: int) -> int:
     """Place of the best value; of equal ones the first. At least one must be there."""
     known = [(better * value, -place) for place, value in enumerate(values) if value is not None]
     return -max(known)[1]
-
-
-def edges(settings: Sequence[dict[str, float]], chosen: int) -> dict[str, str]:
-    """Settings whose chosen value is the smallest (`low`) or largest (`high`) that was tried.
-
-    The optimum may then lie outside of the range.
-    """
-    found = {}
-    for name, value in settings[chosen].items():
-        tried = [trial[name] for trial in settings]
-        if min(tried) < max(tried) and value in (min(tried), max(tried)):
-            found[name] = "low" if value == min(tried) else "high"
-    return found
 
 
 def plan_report(folder: Path, contest: Contest, trial: int, seed: int) -> RunPlan:

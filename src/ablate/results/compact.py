@@ -121,6 +121,7 @@ def compact(
     target: Layout | None = None,
     ids: Iterable[str] | None = None,
     whole: Collection[str] | None = None,
+    splits: Collection[str] | None = None,
     single: bool = False,
 ) -> Compaction:
     """Writes a compacted copy of all whole runs, beside the store or, standalone, in `target`.
@@ -130,6 +131,7 @@ def compact(
         target: another folder; it then needs nothing of the original.
         ids: the runs of a standalone copy; None takes all.
         whole: the runs whose tables are taken along; None: of all. Their records always are.
+        splits: rows of these splits alone, in tables that tell splits apart; None: of all.
         single: numbers of the tables in single precision, except those whose order counts.
 
     Raises:
@@ -188,7 +190,9 @@ def compact(
         old_tables = [name for name in kept if whole is None or name in whole]
         for name, paths in sources.items():
             older = before.folder / name if before is not None and name in before.tables else None
-            if _join(paths, older if old_tables else None, old_tables, private / name, single):
+            parts = _sources(paths, older if old_tables else None, old_tables)
+            if parts:
+                _join(parts, private / name, splits, single)
                 written.append(name)
         files.write_json(
             private / ABOUT,
@@ -238,45 +242,44 @@ def _handed_on(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "config": config, "provenance": machine}
 
 
-def _join(
-    paths: list[str], older: Path | None, kept: list[str], target: Path, single: bool
-) -> bool:
-    """One table of many runs as one file, a column `id` in front; False where there is none."""
+def _sources(paths: list[str], older: Path | None, kept: list[str]) -> list[str]:
+    """Queries for the rows of one table with a column `id`: of single runs, of an older copy."""
+    parts = []
+    if paths:
+        listed = "[" + ", ".join(_quoted(path) for path in paths) + "]"
+        parts.append(
+            "SELECT string_split(filename, '/')[-3] AS id, * EXCLUDE (filename) "
+            f"FROM read_parquet({listed}, union_by_name = true, filename = true)"
+        )
+    if older is not None and kept:
+        names = ", ".join(_quoted(identity) for identity in kept)
+        parts.append(f"SELECT * FROM read_parquet({_quoted(str(older))}) WHERE id IN ({names})")
+    return parts
+
+
+def _join(parts: list[str], target: Path, splits: Collection[str] | None, single: bool) -> None:
+    """One table of many runs as one file, a column `id` in front."""
     import duckdb
 
-    parts = []
+    query = " UNION ALL BY NAME ".join(parts)
     with duckdb.connect() as base:
         base.execute("SET preserve_insertion_order = true")
-        if paths:
-            base.register("sources", pd.DataFrame({"path": paths}))
-            listed = "[" + ", ".join(_quoted(path) for path in paths) + "]"
-            parts.append(
-                "SELECT string_split(filename, '/')[-3] AS id, * EXCLUDE (filename) "
-                f"FROM read_parquet({listed}, union_by_name = true, filename = true)"
-            )
-        if older is not None and kept:
-            base.register("kept", pd.DataFrame({"id": kept}))
-            parts.append(
-                f"SELECT * FROM read_parquet({_quoted(str(older))}) "
-                "WHERE id IN (SELECT id FROM kept)"
-            )
-        if not parts:
-            return False
-        query = " UNION ALL BY NAME ".join(parts)
-        if single:
-            columns = base.execute(f"DESCRIBE {query}").fetchall()
-            cast = ", ".join(
-                f'"{c}"::FLOAT AS "{c}"'
-                for c, kind, *_ in columns
-                if kind == "DOUBLE" and not c.startswith(COMPARED)
-            )
-            query = f"SELECT * REPLACE ({cast}) FROM ({query})" if cast else query
+        columns = {name: kind for name, kind, *_ in base.execute(f"DESCRIBE {query}").fetchall()}
+        cast = ", ".join(
+            f'"{name}"::FLOAT AS "{name}"'
+            for name, kind in columns.items()
+            if single and kind == "DOUBLE" and not name.startswith(COMPARED)
+        )
+        if cast:
+            query = f"SELECT * REPLACE ({cast}) FROM ({query})"
+        if splits is not None and "split" in columns:
+            listed = ", ".join(_quoted(name) for name in splits)
+            query = f"SELECT * FROM ({query}) WHERE split IN ({listed})"
         base.execute(
             f"COPY ({query}) TO {_quoted(str(target))} "
             "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880, "
             f"COMPRESSION_LEVEL {19 if single else 3})"
         )
-    return True
 
 
 def _quoted(text: str) -> str:

@@ -24,15 +24,13 @@ class Trial:
 class Choice:
     """What a contest ended with.
 
-    values: per trial the mean that was compared, None for a trial that lacks a run. edges: tuned
-    settings whose chosen value is the smallest or the largest that was tried (`low`, `high`).
-    runs: seed → identity of the run that reports it.
+    values: per trial the mean that was compared, None for a trial that lacks a run. runs: seed →
+    identity of the run that reports it.
     """
 
     trial: int
     settings: dict[str, float]
     values: list[float | None]
-    edges: dict[str, str]
     runs: dict[int, str]
     names: dict[str, str]
 
@@ -155,6 +153,8 @@ def _contest(folder: Path, plain: dict[str, Any]) -> Contest:
     choice = None
     if path.exists():
         content = read_json(path)
+        # older stores also say which settings ended at an edge; the tables find that themselves
+        content.pop("edges", None)
         choice = Choice(**{**content, "runs": {int(s): r for s, r in content["runs"].items()}})
     trials = [Trial(**trial) for trial in plain["trials"]]
     return Contest(
