@@ -3,8 +3,9 @@
 #   bash sweeps/study.sh [STORE]      (ablate has to be on the PATH; the same command again goes on)
 # Cut to fit: online training in one world (lists) with one model (tiny); six trials per arm of the
 # paper's table and four elsewhere, instead of eight; seven objectives in the second world (sums); the
-# second model (small) with two objectives, three seeds, two trials and less data; sweeps of online
-# rewards, of semi-online training and of noisy labels left out.
+# number of responses with one objective, not matched by tokens; the second model (small) with two
+# objectives, three seeds, two trials and less data; sweeps of online rewards, of semi-online training
+# and of noisy labels left out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 store=${1:-results/study}
@@ -15,9 +16,9 @@ run +sweep=paper tune.trials=6
 run +sweep=iterations tune.trials=4
 run +sweep=prompt_distribution tune.trials=4
 run +sweep=implicit_explicit tune.trials=4
-run +sweep=objectives tune.trials=4 dataset=sums analysis.margin=0.03 \
+run +sweep=objectives tune.trials=4 dataset=sums \
   objective=dpo,ipo,simpo,orpo,kto,rpo_bwd,rpo_sqloo
-run +sweep=num_responses tune.trials=4 match=prompts,responses
+run +sweep=num_responses tune.trials=4 match=prompts,responses objective=rpo_bwd
 run +sweep=model_size tune.trials=2 seed=0,1,2 objective=dpo,rpo_bwd \
   base_model.sft.steps=150 dataset.sizes.train=1024
 
