@@ -2,10 +2,10 @@
 # The example study: what results/reference holds, from nothing. About an hour and a half on two cores.
 #   bash sweeps/study.sh [STORE]      (ablate has to be on the PATH; the same command again goes on)
 # Cut to fit: online training in one world (lists) with one model (tiny); six trials per arm of the
-# paper's table and four elsewhere, instead of eight; seven objectives in the second world (sums); the
-# number of responses with one objective, not matched by tokens; the second model (small) with two
-# objectives, three seeds, two trials and less data; sweeps of online rewards, of semi-online training
-# and of noisy labels left out.
+# paper's table and four elsewhere, instead of eight; rounds, prompts and numbers of responses with one
+# objective, the last not matched by tokens; seven objectives in the second world (sums); the second
+# model (small) with two objectives, three seeds, two trials and less data; sweeps of online rewards, of
+# semi-online training and of noisy labels left out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 store=${1:-results/study}
@@ -13,8 +13,8 @@ export OMP_NUM_THREADS=1
 run() { ablate "$@" "results_dir=$store" tracker=none -m; }
 
 run +sweep=paper tune.trials=6
-run +sweep=iterations tune.trials=4
-run +sweep=prompt_distribution tune.trials=4
+run +sweep=iterations tune.trials=4 objective=rpo_bwd
+run +sweep=prompt_distribution tune.trials=4 objective=rpo_bwd
 run +sweep=implicit_explicit tune.trials=4
 run +sweep=objectives tune.trials=4 dataset=sums \
   objective=dpo,ipo,simpo,orpo,kto,rpo_bwd,rpo_sqloo

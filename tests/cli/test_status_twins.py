@@ -87,7 +87,7 @@ def test_a_sweep_is_found_by_the_name_of_its_file(
         freeze(sweep, ["+sweep=mine"], "local", {"workers": 1, "max_restarts": 0})
         newest = sweep.name
     assert main(["mine", f"results_dir={tmp_path}"]) == 1
-    assert capsys.readouterr().out.startswith(f"sweep {newest}: 2 runs: 2 missing")
+    assert capsys.readouterr().out.startswith(f"sweep {newest} (mine): 2 runs: 2 missing")
     assert main([newest[:5], f"results_dir={tmp_path}"]) == 1
     with pytest.raises(StoreError, match="Did you mean 'mine'"):
         main(["mien", f"results_dir={tmp_path}"])

@@ -15,8 +15,9 @@ from ablate.errors import ConfigError, SchedulerError
 from ablate.launch.hopeless import cancel_hopeless
 from ablate.launch.status import counts, sweep_status
 from ablate.launch.sweep import find_sweep
+from ablate.store.files import read_json
 from ablate.store.records import Record
-from ablate.store.sweeps import read_sweep
+from ablate.store.sweeps import CONTENT, names, read_sweep
 
 USAGE = Usage(
     "ablate status [SWEEP] [--all] [results_dir=DIR]",
@@ -68,7 +69,9 @@ def main(argv: Sequence[str]) -> int:
         ]
     found = counts(statuses)
     told = ", ".join(f"{number} {state}" for state, number in found.items())
-    console.print(f"sweep {folder.name}: {several(len(statuses), 'run')}: {told}", highlight=False)
+    named = ", ".join(names(read_json(folder / CONTENT)))
+    title = f"sweep {folder.name} ({named})" if named else f"sweep {folder.name}"
+    console.print(f"{title}: {several(len(statuses), 'run')}: {told}", highlight=False)
     configs = {identity: record.data["config"] for identity, record in copied.items()}
     shown = [s for s in statuses if s.state not in ("done", "queued") or "--all" in flags]
     apart = differences(read_sweep(folder), statuses, {s.name for s in shown}, configs)
