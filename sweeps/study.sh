@@ -19,8 +19,8 @@ run +sweep=implicit_explicit tune.trials=4
 run +sweep=objectives tune.trials=4 dataset=sums \
   objective=dpo,ipo,simpo,orpo,kto,rpo_bwd,rpo_sqloo
 run +sweep=num_responses tune.trials=4 match=prompts,responses objective=rpo_bwd
-run +sweep=model_size tune.trials=2 seed=0,1,2 objective=dpo,rpo_bwd \
-  base_model.sft.steps=150 dataset.sizes.train=1024
+run +sweep=model_size tune.trials=2 seed=0,1,2 objective=dpo,rpo_bwd base_model=small \
+  base_model.sft.steps=100 dataset.sizes.train=1024
 
 # the copy that the repository ships: records of every run, answers and pairs of the test prompts
 rm -rf results/reference/compact results/reference/sweeps
