@@ -113,8 +113,9 @@ def _measured(
         short = identity[:12]
         if identity not in tables or (metric.against and other not in tables):
             lacking[identity] = (
-                f"needs {metric.table} (for pairs: log-probs of labelled pairs under policy and "
-                f"reference), and {short} did not store it"
+                f"needs the {split} rows of {metric.table} (for pairs: log-probs of labelled pairs "
+                f"under policy and reference), and {short} did not store them, or this copy leaves "
+                "them out"
             )
             continue
         assert metric.compute is not None
