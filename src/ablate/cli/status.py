@@ -15,9 +15,8 @@ from ablate.errors import ConfigError, SchedulerError
 from ablate.launch.hopeless import cancel_hopeless
 from ablate.launch.status import counts, sweep_status
 from ablate.launch.sweep import find_sweep
-from ablate.store.files import read_json
 from ablate.store.records import Record
-from ablate.store.sweeps import CONTENT, names, read_sweep
+from ablate.store.sweeps import names, read_sweep
 
 USAGE = Usage(
     "ablate status [SWEEP] [--all] [results_dir=DIR]",
@@ -69,12 +68,13 @@ def main(argv: Sequence[str]) -> int:
         ]
     found = counts(statuses)
     told = ", ".join(f"{number} {state}" for state, number in found.items())
-    named = ", ".join(names(read_json(folder / CONTENT)))
+    sweep = read_sweep(folder)
+    named = ", ".join(names(sweep.commands))
     title = f"sweep {folder.name} ({named})" if named else f"sweep {folder.name}"
     console.print(f"{title}: {several(len(statuses), 'run')}: {told}", highlight=False)
     configs = {identity: record.data["config"] for identity, record in copied.items()}
     shown = [s for s in statuses if s.state not in ("done", "queued") or "--all" in flags]
-    apart = differences(read_sweep(folder), statuses, {s.name for s in shown}, configs)
+    apart = differences(sweep, statuses, {s.name for s in shown}, configs)
     for status in shown:
         job = f"  job {status.job}" if status.job and status.state in ("queued", "running") else ""
         console.print(

@@ -23,6 +23,7 @@ from ablate.store.sweeps import (
     CONTENT,
     Contest,
     Trial,
+    commands_of,
     contest_data,
     names,
     own_name,
@@ -307,7 +308,7 @@ def find_sweep(layout: Layout, name: str | None) -> Path:
     exact = [folder for folder in fitting if folder.name == name]
     if len(exact or fitting) == 1:
         return (exact or fitting)[0]
-    named = {folder: names(read_json(folder / CONTENT)) for folder in found}
+    named = {folder: names(commands_of(read_json(folder / CONTENT))) for folder in found}
     of_file = [folder for folder in found if name in named[folder]]
     if of_file:
         return of_file[-1]

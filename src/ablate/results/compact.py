@@ -246,14 +246,14 @@ def _sources(paths: list[str], older: Path | None, kept: list[str]) -> list[str]
     """Queries for the rows of one table with a column `id`: of single runs, of an older copy."""
     parts = []
     if paths:
-        listed = "[" + ", ".join(_quoted(path) for path in paths) + "]"
+        listed = "[" + ", ".join(quoted(path) for path in paths) + "]"
         parts.append(
             "SELECT string_split(filename, '/')[-3] AS id, * EXCLUDE (filename) "
             f"FROM read_parquet({listed}, union_by_name = true, filename = true)"
         )
     if older is not None and kept:
-        names = ", ".join(_quoted(identity) for identity in kept)
-        parts.append(f"SELECT * FROM read_parquet({_quoted(str(older))}) WHERE id IN ({names})")
+        names = ", ".join(quoted(identity) for identity in kept)
+        parts.append(f"SELECT * FROM read_parquet({quoted(str(older))}) WHERE id IN ({names})")
     return parts
 
 
@@ -273,16 +273,17 @@ def _join(parts: list[str], target: Path, splits: Collection[str] | None, single
         if cast:
             query = f"SELECT * REPLACE ({cast}) FROM ({query})"
         if splits is not None and "split" in columns:
-            listed = ", ".join(_quoted(name) for name in splits)
+            listed = ", ".join(quoted(name) for name in splits)
             query = f"SELECT * FROM ({query}) WHERE split IN ({listed})"
         base.execute(
-            f"COPY ({query}) TO {_quoted(str(target))} "
+            f"COPY ({query}) TO {quoted(str(target))} "
             "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880, "
             f"COMPRESSION_LEVEL {19 if single else 3})"
         )
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text as DuckDB's SQL writes it."""
     return "'" + text.replace("'", "''") + "'"
 
 

@@ -73,7 +73,7 @@ def sweep_folders(layout: Layout, name: str) -> list[Path]:
         StoreError: none, or several identities; lists what there is.
     """
     known = {folder: files.read_json(folder / CONTENT) for folder in sweeps(layout)}
-    named = {folder: names(content) for folder, content in known.items()}
+    named = {folder: names(commands_of(content)) for folder, content in known.items()}
     found = [folder for folder in known if name in named[folder]]
     if found:
         return found

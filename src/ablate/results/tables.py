@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ablate.errors import StoreError
-from ablate.results.compact import opened
+from ablate.results.compact import opened, quoted
 from ablate.results.rows import verify
 from ablate.store import files
 from ablate.store.layout import Layout
@@ -81,7 +81,7 @@ class RunTable:
     def _query(self, selected: list[str], last: str) -> pd.DataFrame:
         import duckdb
 
-        listed = "[" + ", ".join(_text(path) for path, _ in self.files) + "]"
+        listed = "[" + ", ".join(quoted(path) for path, _ in self.files) + "]"
         known = pd.DataFrame({"id": list(self.ids), "_place": np.arange(len(self.ids))})
         where = "" if self.split is None or "split" not in self.schema else "WHERE t.split = ?"
         with duckdb.connect() as base:
@@ -100,10 +100,6 @@ class RunTable:
             )
             given = [self.split] if where else []
             return base.sql(query, params=given).to_arrow_table().to_pandas()
-
-
-def _text(path: str) -> str:
-    return "'" + path.replace("'", "''") + "'"
 
 
 def run_tables(frame: pd.DataFrame, name: str, split: str | None = None) -> list[RunTable]:

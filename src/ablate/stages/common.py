@@ -1,6 +1,6 @@
 """What several stages' work shares: loading policies, reading pools, joining tables."""
 
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,9 @@ def read_pool(folder: Path) -> pd.DataFrame:
     return read_table(folder / POOL)
 
 
-def grouped(pool: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Prompts of a pool with their responses, in the pool's order."""
-    return [(str(name), rows) for name, rows in pool.groupby("prompt_id", sort=False)]
+def grouped(pool: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Prompts of a pool with their responses, in the pool's order; cut out one at a time."""
+    return ((str(name), rows) for name, rows in pool.groupby("prompt_id", sort=False))
 
 
 def joined(pool: pd.DataFrame, table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

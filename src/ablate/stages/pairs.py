@@ -10,7 +10,7 @@ from ablate.datasets.draws import Draws
 from ablate.models.adapted import plain
 from ablate.models.logps import Item, response_logps
 from ablate.rewards.scorers import LOGP_BATCH_TOKENS
-from ablate.stages.common import as_lists, labelled, read_pool
+from ablate.stages.common import as_lists, grouped, labelled, read_pool
 from ablate.stages.context import Context
 
 #: split -> the column that says which response is better: on train what training saw of it,
@@ -41,8 +41,7 @@ def labelled_pairs(context: Context) -> pd.DataFrame:
             read_pool(context.inputs[f"{split}_pool"]), context.inputs[f"{split}_labels"]
         )
         # one after another: a pool holds many more prompts than are asked for
-        groups = pool.groupby("prompt_id", sort=False)
-        found = (_pair(split, str(name), group, by) for name, group in groups)
+        found = (_pair(split, name, group, by) for name, group in grouped(pool))
         some = (row for row in found if row is not None)
         rows += islice(some, context.params["num_pairs"])
     return pd.DataFrame(rows)

@@ -16,7 +16,7 @@ def run(context: Context) -> None:
     """
     pool = read_pool(context.inputs["pool"])
     model, tokenizer = load_policy(model_of(context.inputs, "reference"), context.run)
-    groups = grouped(pool)
+    groups = list(grouped(pool))
     items = [
         (list(rows["prompt_ids"].iloc[0]), as_lists(rows["response_ids"])) for _, rows in groups
     ]

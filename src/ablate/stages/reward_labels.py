@@ -46,7 +46,7 @@ def labelled_prompts(
         if f"pool_{kind}" not in inputs:
             continue
         pool = read_pool(inputs[f"pool_{kind}"])
-        groups = grouped(labelled(pool, inputs[f"labels_{kind}"]))
+        groups = list(grouped(labelled(pool, inputs[f"labels_{kind}"])))
         used = prompts in (kind, "mix")
         kept = held_out(len(groups)) if used else len(groups)
         measuring[kind] = pd.concat([rows for _, rows in groups[:kept]], ignore_index=True)

@@ -137,9 +137,9 @@ def commands_of(content: dict[str, Any]) -> list[list[str]]:
     return [[word for word in each if not word.startswith("analysis.")] for each in words]
 
 
-def names(content: dict[str, Any]) -> list[str]:
+def names(commands: list[list[str]]) -> list[str]:
     """The names of sweep files in a frozen sweep's command lines."""
-    words = [word for command in commands_of(content) for word in command]
+    words = [word for command in commands for word in command]
     found = [
         value
         for key, _, value in (word.partition("=") for word in words)
