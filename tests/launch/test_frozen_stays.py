@@ -13,7 +13,7 @@ from ablate.config.expand import Expansion
 from ablate.launch.launches import launching
 from ablate.launch.pools import at_work
 from ablate.launch.sweep import Sweep, freeze, prepare
-from ablate.results.sweeps import analysis_of, copy_sweeps, load_study, names
+from ablate.results.sweeps import analysis_of, commands_of, copy_sweeps, load_study, names
 from ablate.store import files, records
 from ablate.store.layout import Layout
 from ablate.store.sweeps import read_sweep
@@ -141,7 +141,8 @@ def test_a_margin_is_the_one_that_was_there_before_the_results(tmp_path: Path) -
     assert "--margin" in told
     # under another name the same runs are found, and the margin is the same
     freeze(first, ["+sweep=other", "analysis.margin=0.5"], "local", LOCAL)
-    assert names(files.read_json(first.folder / "sweep.json")) == ["mine", "other"]
+    content = files.read_json(first.folder / "sweep.json")
+    assert names(commands_of(content)) == ["mine", "other"]
     assert fixed() == {"margin": "0.1"}
     assert freeze(first, ["+sweep=other"], "local", LOCAL) == []
     assert read_sweep(first.folder).commands[-1] == ["+sweep=other"]
@@ -149,7 +150,7 @@ def test_a_margin_is_the_one_that_was_there_before_the_results(tmp_path: Path) -
     copy_sweeps(layout, Layout(tmp_path / "copy"), None)
     (copied,) = (tmp_path / "copy").glob("sweeps/*/sweep.json")
     assert all(set(launch) == {"overrides"} for launch in files.read_json(copied)["launches"])
-    assert names(files.read_json(copied)) == ["mine", "other"]
+    assert names(commands_of(files.read_json(copied))) == ["mine", "other"]
 
 
 def test_a_sweep_that_is_named_later_brings_its_labels(tmp_path: Path) -> None:
