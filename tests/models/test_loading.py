@@ -127,7 +127,7 @@ def test_scratch_without_architecture_or_with_odd_heads(tokenizer):
         build_model(_config(architecture=odd), tokenizer, seed=0)
 
 
-@pytest.mark.parametrize("level", ["tiny", "small"])
+@pytest.mark.parametrize("level", ["micro", "tiny", "small"])
 def test_shipped_levels_build(level, tokenizer):
     config = BaseModelConfig(**read_level("base_model", level))
     model = build_model(config, tokenizer, seed=0, device="cpu")

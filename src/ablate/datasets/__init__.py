@@ -1,5 +1,7 @@
 """Datasets: embedded worlds with their exact judges, local files and public preference sets."""
 
+from collections.abc import Callable
+
 from ablate.config.dataset import DatasetConfig, LocalConfig, PublicConfig
 from ablate.datasets.base import SPLITS, GivenResponse, PreferenceDataset, Prompt
 from ablate.datasets.files import find_source
@@ -33,20 +35,23 @@ def open_dataset(config: DatasetConfig) -> PreferenceDataset:
     if isinstance(config, LocalConfig):
         return LocalDataset(config)
     if isinstance(config, PublicConfig):
-        return _open_public(config)
-    return _WORLDS[config.world](config)
+        source = find_source(config)
+        return _opened(config, source.content, lambda: PublicDataset(config, source))
+    return _opened(config, None, lambda: _WORLDS[config.world](config))
 
 
-#: public sets that this process has read: large, and opened by every stage
-_READ: dict[str, PublicDataset] = {}
-_MOST_READ = 2
+#: public sets and worlds that this process has opened: each stage opens them, and what they have
+#: read or drawn is the same
+_OPENED: dict[str, PreferenceDataset] = {}
+_MOST_OPENED = 2
 
 
-def _open_public(config: PublicConfig) -> PublicDataset:
-    source = find_source(config)
-    key = f"{config.model_dump_json()}|{source.content}"
-    if key not in _READ:
-        while len(_READ) >= _MOST_READ:
-            _READ.pop(next(iter(_READ)))
-        _READ[key] = PublicDataset(config, source)
-    return _READ[key]
+def _opened(
+    config: DatasetConfig, content: object, make: Callable[[], PreferenceDataset]
+) -> PreferenceDataset:
+    key = f"{config.model_dump_json()}|{content}"
+    if key not in _OPENED:
+        while len(_OPENED) >= _MOST_OPENED:
+            _OPENED.pop(next(iter(_OPENED)))
+        _OPENED[key] = make()
+    return _OPENED[key]
