@@ -35,7 +35,9 @@ GRID = [
     (4, 64, 8), (4, 64, 128),
 ]  # fmt: skip
 #: level of base_model, or (width, layers)
-MODELS: dict[str, tuple[int, int] | None] = {"tiny": None, "small": None, "wide": (384, 6)}
+MODELS: dict[str, tuple[int, int] | None] = {
+    "micro": None, "tiny": None, "small": None, "wide": (384, 6)
+}  # fmt: skip
 PROMPTS, ROUNDS, SMALL_VOCABULARY = 8, 3, 160
 
 
@@ -128,7 +130,8 @@ def main() -> None:
     if chosen.package:
         kept = ("weights", "fixed_seconds", "flops_per_second")
         fits = [{name: fit[name] for name in kept} for fit in found.values()]
-        FITS.write_text(json.dumps({"machine": where, "fits": fits}, indent=1) + "\n")
+        known = json.loads(FITS.read_text(encoding="utf-8"))
+        FITS.write_text(json.dumps(known | {"machine": where, "fits": fits}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The example study: what results/reference holds, from nothing. About an hour and a half on two cores.
+# The example study: what results/reference holds, from nothing. An hour and a half on two cores.
 #   bash sweeps/study.sh [STORE]      (ablate has to be on the PATH; the same command again goes on)
 # Cut to fit: online training in one world (lists) with one model (tiny); six trials per arm of the
 # paper's table and four elsewhere, instead of eight; rounds, prompts and numbers of responses with one

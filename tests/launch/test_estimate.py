@@ -6,7 +6,7 @@ import pytest
 
 from ablate.config.compose import compose
 from ablate.datasets import open_dataset
-from ablate.launch.cost import fits, step_cost
+from ablate.launch.cost import fits, stage_costs, stage_seconds, step_cost
 from ablate.launch.estimate import measured, shape_of
 from ablate.launch.sweep import layout_of
 from ablate.launch.work import Lengths, steps_of, work_of
@@ -48,6 +48,14 @@ def test_work_is_counted_as_the_configuration_says(tmp_path: Path) -> None:
     assert work_of(found["labels"], LENGTHS).passes == 0
 
 
+def test_a_learnt_reward_sees_each_label_of_its_prompts_once(tmp_path: Path) -> None:
+    words = [f"results_dir={tmp_path}", "reward=explicit"]
+    # all there are: 1,024 prompts with 8 disjoint pairs of 16 responses each
+    assert work_of(stages(*words)["reward_model"], LENGTHS).trained == 1024 * 8 * 2 * 18
+    limited = stages(*words, "reward.training.num_labels=256", "reward.training.epochs=2")
+    assert work_of(limited["reward_model"], LENGTHS).trained == 256 * 2 * 2 * 18
+
+
 def test_fresh_responses_are_counted_step_by_step(tmp_path: Path) -> None:
     words = [f"results_dir={tmp_path}", "collection=online", "num_responses=4"]
     run = compose(words)
@@ -67,10 +75,9 @@ def test_speeds_are_those_of_the_records(tmp_path: Path) -> None:
     assert (nothing.runs, nothing.rates, nothing.response) == (0, {}, None)
     planned = plan(run, layout)
     sft = next(stage for stage in planned.stages() if stage.name == "sft")
-    cost = step_cost(shape.weights)
-    assert nothing.seconds(sft, shape) == pytest.approx(
-        40 * cost.fixed + 6 * shape.weights * 40 * 32 * (10 + 16) / cost.rate
-    )
+    step, whole = step_cost(shape.weights), stage_costs()["sft"]
+    bare = 40 * step.fixed + 6 * shape.weights * 40 * 32 * (10 + 16) / step.rate
+    assert nothing.seconds(sft, shape) == pytest.approx(whole.start + bare / whole.share)
     record = complete(planned, layout).record
     known = measured(layout, run, shape)
     assert known.runs == 1
@@ -104,3 +111,27 @@ def test_the_cost_of_a_step_lies_between_those_that_were_measured() -> None:
     assert step_cost(1) == step_cost(low)
     assert step_cost(10 * known[-1][0]) == known[-1][1]
     assert first.seconds(10, 1e9) == pytest.approx(10 * first.fixed + 1e9 / first.rate)
+
+
+def test_every_stage_that_works_has_a_cost_before_anything_was_measured(tmp_path: Path) -> None:
+    words = [f"results_dir={tmp_path}", "reward=explicit", "training.select_checkpoint=valid"]
+    run = compose([*words, "training.checkpoint_every=10"])
+    shape, layout = shape_of(run), layout_of(run)
+    assert shape is not None
+    nothing = measured(layout, run, shape)
+    found = plan(run, layout).stages()
+    working = {stage.name for stage in found if work_of(stage, LENGTHS).passes}
+    assert {"sft", "pool", "ref_logps", "reward_model", "policy", "select", "answers",
+            "evaluation"} <= working  # fmt: skip
+    for stage in found:
+        assert (nothing.seconds(stage, shape) > 0) == (stage.name in working)
+
+
+def test_a_stage_starts_and_then_works_at_a_share_of_the_speed_of_bare_steps() -> None:
+    for kind, cost in stage_costs().items():
+        assert cost.start >= 0
+        assert cost.share > 0
+        weights = fits()[0][0]
+        once, twice = (stage_seconds(kind, weights, 0, n * 1e12) for n in (1, 2))
+        assert twice - once == pytest.approx(1e12 / (step_cost(weights).rate * cost.share))
+        assert once - (twice - once) == pytest.approx(cost.start, abs=1e-9)

@@ -243,7 +243,7 @@ class _Estimates:
                 what = (
                     f"{ASSUMED_GPU:.0e} operations per second are"
                     if found[1].device == "cuda"
-                    else "the cost of a step that was fitted on another machine is"
+                    else "what such stages took on another machine is"
                 )
                 told.append(
                     f"{model} on {dataset}: nothing measured yet, {what} assumed, and responses as "

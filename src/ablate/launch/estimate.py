@@ -10,7 +10,7 @@ from pathlib import Path
 from ablate.config.run import RunConfig, validate
 from ablate.datasets import open_dataset
 from ablate.errors import AblateError
-from ablate.launch.cost import step_cost
+from ablate.launch.cost import stage_seconds
 from ablate.launch.work import Lengths, lengths_of, optimizer_steps, work_of
 from ablate.models.memory import GIB, Shape, estimate
 from ablate.stages.graph import plan
@@ -24,7 +24,7 @@ ASSUMED_GPU = 1e14
 #: newest records that speeds are read from
 RECORDS_READ = 40
 #: kinds of stages that records do not time, and those that do the same work
-_LIKE = {"ref_logps": "policy", "answers": "pool", "select": "pool", "reward_model": "policy"}
+LIKE = {"ref_logps": "policy", "answers": "pool", "select": "pool", "reward_model": "policy"}
 #: tokens beside the words of a closed vocabulary, and those of the byte tokenizer
 SPECIAL, BYTES = 5, 261
 
@@ -48,11 +48,12 @@ class Speeds:
         """Estimated device-seconds of a stage (processes × time)."""
         operations = self.operations(stage, shape)
         if self.rates:
-            known = self.rates.get(stage.name) or self.rates.get(_LIKE.get(stage.name, ""))
+            known = self.rates.get(stage.name) or self.rates.get(LIKE.get(stage.name, ""))
             return operations / (known or max(self.rates.values()))
         if self.device == "cuda":
             return operations / ASSUMED_GPU
-        return step_cost(shape.weights).seconds(optimizer_steps(stage), operations)
+        kind = LIKE.get(stage.name, stage.name)
+        return stage_seconds(kind, shape.weights, optimizer_steps(stage), operations)
 
     def operations(self, stage: Stage, shape: Shape) -> float:
         """Floating-point operations of a stage: two per weight and token."""
@@ -60,7 +61,7 @@ class Speeds:
 
     def beyond(self, stage: Stage, shape: Shape) -> bool:
         """Whether a stage is much larger than any that was timed: then it is relatively faster."""
-        known = self.largest.get(_LIKE.get(stage.name, stage.name))
+        known = self.largest.get(LIKE.get(stage.name, stage.name))
         return known is not None and self.operations(stage, shape) > 4 * known
 
     def lengths(self, run: RunConfig) -> Lengths:
@@ -68,16 +69,31 @@ class Speeds:
         return lengths_of(run, self.response)
 
 
-def measured(layout: Layout, run: RunConfig, shape: Shape) -> Speeds:
-    """Speeds of stages of the same base model and dataset, weighted by their work."""
+@dataclass(frozen=True)
+class Timings:
+    """Stages of one base model and dataset that records timed.
+
+    stages: with their device-seconds (processes × time). runs: how many records were read.
+    response: mean tokens of a pool's responses, None without any. device: of the last one read.
+    """
+
+    stages: list[tuple[Stage, float]]
+    runs: int
+    response: float | None
+    device: str | None
+
+
+def timings(
+    layout: Layout, base_model: str, dataset: str, limit: int | None = RECORDS_READ
+) -> Timings:
+    """What the newest records of a store took, at most `limit` of them."""
     tokens = responses = 0.0
     read = 0
     timed: dict[str, tuple[Stage, float]] = {}
-    device = "cuda" if run.runtime.device == "cuda" else "cpu"
-    for record in _newest(layout):
+    device = None
+    for record in _newest(layout, limit):
         config = record.data["config"]
-        same = all(config[g]["name"] == getattr(run, g).name for g in ("base_model", "dataset"))
-        if not same:
+        if (config["base_model"]["name"], config["dataset"]["name"]) != (base_model, dataset):
             continue
         with contextlib.suppress(AblateError):
             stages = {s.identity: s for s in plan(validate(config), layout).stages()}
@@ -91,10 +107,15 @@ def measured(layout: Layout, run: RunConfig, shape: Shape) -> Speeds:
                 if stored["name"] == "pool" and result.get("responses"):
                     tokens += result["tokens"]
                     responses += result["responses"]
-    response = tokens / responses if responses else None
+    return Timings(list(timed.values()), read, tokens / responses if responses else None, device)
+
+
+def measured(layout: Layout, run: RunConfig, shape: Shape) -> Speeds:
+    """Speeds of stages of the same base model and dataset, weighted by their work."""
+    found = timings(layout, run.base_model.name, run.dataset.name)
     by_kind = defaultdict[str, list[tuple[float, float]]](list)
-    for stage, took in timed.values():
-        passes = work_of(stage, lengths_of(stage.run, response)).passes
+    for stage, took in found.stages:
+        passes = work_of(stage, lengths_of(stage.run, found.response)).passes
         by_kind[stage.name].append((2 * shape.weights * passes, took))
     largest = {kind: max(points)[0] for kind, points in by_kind.items() if max(points)[0] > 0}
     rates = {}
@@ -102,14 +123,15 @@ def measured(layout: Layout, run: RunConfig, shape: Shape) -> Speeds:
         # small stages spend their time on starting
         points = [point for point in by_kind[kind] if point[0] >= most / 3]
         rates[kind] = sum(work for work, _ in points) / sum(took for _, took in points)
-    return Speeds(rates, largest, read, response, device)
+    device = found.device or ("cuda" if run.runtime.device == "cuda" else "cpu")
+    return Speeds(rates, largest, found.runs, found.response, device)
 
 
-def _newest(layout: Layout) -> Iterable[records.Record]:
+def _newest(layout: Layout, limit: int | None) -> Iterable[records.Record]:
     if not layout.runs.is_dir():
         return
     folders = sorted(layout.runs.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-    for folder in folders[:RECORDS_READ]:
+    for folder in folders[:limit]:
         with contextlib.suppress(AblateError):
             record = records.latest(layout, folder.name)
             if record is not None:

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from ablate.config.collection import round_prompts
 from ablate.config.dataset import DatasetConfig, WorldConfig
 from ablate.config.run import RunConfig
-from ablate.datasets import open_dataset
+from ablate.datasets import PreferenceDataset, open_dataset
 from ablate.stages.stage import Stage
 
 #: tokens of a prompt where nothing has been measured: a world's sentence, a chat's question
@@ -103,8 +103,22 @@ def optimizer_steps(stage: Stage) -> int:
 
 
 def _labels(stage: Stage) -> int:
-    """Labelled prompts that a learnt reward trains on."""
-    return stage.params["training"]["num_labels"] or num_prompts(stage.run, "reward")
+    """Labelled comparisons that a learnt reward trains on."""
+    if stage.params["training"]["num_labels"] is not None:
+        return int(stage.params["training"]["num_labels"])
+    splits = {pool.params["split"] for pool in stage.inputs.values() if "split" in pool.params}
+    dataset = stage.run.dataset.model_dump_json()
+    return _comparisons(dataset, "judge" if "judge" in splits else "reward", _pooled(stage.run))
+
+
+@lru_cache(maxsize=512)
+def _comparisons(dataset: str, split: str, pooled: int) -> int:
+    """Disjoint pairs of the responses to each prompt of a split."""
+    opened = _open(dataset)
+    counts = opened.response_counts(split)
+    if opened.has_responses:
+        return sum(count // 2 for count in counts.values())
+    return opened.num_prompts(split) * (pooled // 2)
 
 
 def num_prompts(run: RunConfig, split: str) -> int:
@@ -114,8 +128,11 @@ def num_prompts(run: RunConfig, split: str) -> int:
 
 @lru_cache(maxsize=512)
 def _size(dataset: str, split: str) -> int:
-    opened = open_dataset(TypeAdapter[DatasetConfig](DatasetConfig).validate_json(dataset))
-    return opened.num_prompts(split)
+    return _open(dataset).num_prompts(split)
+
+
+def _open(dataset: str) -> PreferenceDataset:
+    return open_dataset(TypeAdapter[DatasetConfig](DatasetConfig).validate_json(dataset))
 
 
 def _round(run: RunConfig) -> int:
