@@ -6,9 +6,9 @@ beside them (the store of `make study`, say). For every kind of stage that recor
     seconds = start + (seconds of its operations as bare training steps) / share
 
 to all of them (squared errors weigh by 1 / seconds, so that the whole comes out right);
-operations as `ablate plan` counts them, bare steps as `python benchmarks/training_cost.py` fitted them. Writes
-benchmarks/results/stage_cost.json, and with --package what `ablate plan` assumes where a store has
-no records:
+operations as `ablate plan` counts them, bare steps as `python benchmarks/training_cost.py` fitted
+them. Writes benchmarks/results/stage_cost.json, and with --package what `ablate plan` assumes where
+a store has no records:
 
     python benchmarks/stage_cost.py results/study
 """
