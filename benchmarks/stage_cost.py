@@ -23,8 +23,8 @@ from measuring import machine, write
 from scipy.optimize import nnls
 
 from ablate.launch.cost import FITS, step_cost
-from ablate.launch.estimate import shape_of, timings
-from ablate.launch.work import lengths_of, optimizer_steps, work_of
+from ablate.launch.estimate import operations, shape_of, timings
+from ablate.launch.work import optimizer_steps
 from ablate.store import records
 from ablate.store.layout import Layout
 
@@ -44,9 +44,8 @@ def points(layout: Layout) -> dict[str, list[tuple[float, float]]]:
             shape = shape_of(stage.run)
             if shape is None or known.device != "cpu":
                 continue
-            passes = work_of(stage, lengths_of(stage.run, known.response)).passes
             bare = step_cost(shape.weights).seconds(
-                optimizer_steps(stage), 2 * shape.weights * passes
+                optimizer_steps(stage), operations(stage, shape, known.response)
             )
             if bare:
                 found[stage.name].append((bare, took))

@@ -24,7 +24,7 @@ ASSUMED_GPU = 1e14
 #: newest records that speeds are read from
 RECORDS_READ = 40
 #: kinds of stages that records do not time, and those that do the same work
-LIKE = {"ref_logps": "policy", "answers": "pool", "select": "pool", "reward_model": "policy"}
+_LIKE = {"ref_logps": "policy", "answers": "pool", "select": "pool", "reward_model": "policy"}
 #: tokens beside the words of a closed vocabulary, and those of the byte tokenizer
 SPECIAL, BYTES = 5, 261
 
@@ -48,25 +48,30 @@ class Speeds:
         """Estimated device-seconds of a stage (processes × time)."""
         operations = self.operations(stage, shape)
         if self.rates:
-            known = self.rates.get(stage.name) or self.rates.get(LIKE.get(stage.name, ""))
+            known = self.rates.get(stage.name) or self.rates.get(_LIKE.get(stage.name, ""))
             return operations / (known or max(self.rates.values()))
         if self.device == "cuda":
             return operations / ASSUMED_GPU
-        kind = LIKE.get(stage.name, stage.name)
+        kind = _LIKE.get(stage.name, stage.name)
         return stage_seconds(kind, shape.weights, optimizer_steps(stage), operations)
 
     def operations(self, stage: Stage, shape: Shape) -> float:
-        """Floating-point operations of a stage: two per weight and token."""
-        return 2 * shape.weights * work_of(stage, self.lengths(stage.run)).passes
+        """Floating-point operations of a stage, at the lengths of the records."""
+        return operations(stage, shape, self.response)
 
     def beyond(self, stage: Stage, shape: Shape) -> bool:
         """Whether a stage is much larger than any that was timed: then it is relatively faster."""
-        known = self.largest.get(LIKE.get(stage.name, stage.name))
+        known = self.largest.get(_LIKE.get(stage.name, stage.name))
         return known is not None and self.operations(stage, shape) > 4 * known
 
     def lengths(self, run: RunConfig) -> Lengths:
         """Expected tokens of prompts and responses."""
         return lengths_of(run, self.response)
+
+
+def operations(stage: Stage, shape: Shape, response: float | None) -> float:
+    """Floating-point operations of a stage: two per weight and token of a forward pass."""
+    return 2 * shape.weights * work_of(stage, lengths_of(stage.run, response)).passes
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,7 @@ def measured(layout: Layout, run: RunConfig, shape: Shape) -> Speeds:
     found = timings(layout, run.base_model.name, run.dataset.name)
     by_kind = defaultdict[str, list[tuple[float, float]]](list)
     for stage, took in found.stages:
-        passes = work_of(stage, lengths_of(stage.run, found.response)).passes
-        by_kind[stage.name].append((2 * shape.weights * passes, took))
+        by_kind[stage.name].append((operations(stage, shape, found.response), took))
     largest = {kind: max(points)[0] for kind, points in by_kind.items() if max(points)[0] > 0}
     rates = {}
     for kind, most in largest.items():

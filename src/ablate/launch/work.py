@@ -115,9 +115,8 @@ def _labels(stage: Stage) -> int:
 def _comparisons(dataset: str, split: str, pooled: int) -> int:
     """Disjoint pairs of the responses to each prompt of a split."""
     opened = _open(dataset)
-    counts = opened.response_counts(split)
     if opened.has_responses:
-        return sum(count // 2 for count in counts.values())
+        return sum(count // 2 for count in opened.response_counts(split).values())
     return opened.num_prompts(split) * (pooled // 2)
 
 
